@@ -1,0 +1,1 @@
+"""Typed configs: models <-> YAML <-> flags. Imports no torch."""

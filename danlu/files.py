@@ -1,0 +1,138 @@
+"""Files and folders that are never half written: atomic writes, output folders, one run a folder.
+
+A write goes to a temporary neighbour, is flushed to the disk and then renamed over its target, so a
+reader (or a kill -9) sees the old content or the new, never a part. Operating-system errors become
+`OutputError` with the path and what to do about it.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import OutputError
+
+PARTIAL = ".partial"
+
+_ADVICE = {
+    errno.ENOSPC: "The disk is full. Free some space; what was finished before is intact.",
+    errno.EDQUOT: "The disk quota is used up. Free some space; what was finished is intact.",
+    errno.EROFS: "The file system is read-only. Choose another folder with --out.",
+    errno.EACCES: "There is no permission to write there. Choose another folder with --out.",
+    errno.EPERM: "There is no permission to write there. Choose another folder with --out.",
+    errno.ENOTDIR: "A part of the path is a file. Choose another folder with --out.",
+}
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn operating-system errors raised inside into `OutputError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "Choose another folder with --out.")
+        raise OutputError(f"Cannot write '{path}': {error.strerror or error}. {advice}") from error
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is gone."""
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` on success.
+
+    Raises:
+        OutputError: if `path` exists with content and `replace` is false, or cannot be written.
+    """
+    refuse_existing(path, replace=replace)
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file)
+            _swap(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _flush(path.parent)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path`; an older folder is removed only afterwards."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_existing(path: Path, *, replace: bool = False) -> None:
+    """Raise `OutputError` if `path` is a file or a folder with content, unless `replace`."""
+    if path.is_file():
+        raise OutputError(f"The output '{path}' is a file; expected a folder that can be made.")
+    if not replace and path.is_dir() and any(path.iterdir()):
+        raise OutputError(
+            f"The output folder '{path}' exists and is not empty. Nothing was overwritten. "
+            "Choose another folder, or remove this one."
+        )
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a second run in the same folder is refused.
+
+    The lock belongs to the process, so it ends with it however it ends.
+    """
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"Another run is at work in '{folder}'. Wait for it to end, or choose another folder."
+            ) from None
+        yield
