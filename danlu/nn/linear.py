@@ -1,0 +1,49 @@
+"""What every linear layer answers, whether dense, quantized, packed or wrapped by an adapter."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LinearLike(nn.Module, ABC):
+    """A linear map from `in_features` to `out_features`; wrappers nest by taking one and being one."""
+
+    in_features: int
+    out_features: int
+
+    @abstractmethod
+    def dense_weight(self) -> Tensor:
+        """Return the weight this layer multiplies by, as a dense [out_features, in_features] tensor."""
+
+    @abstractmethod
+    def bias_or_none(self) -> Tensor | None:
+        """Return the bias [out_features], or None."""
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for ``print(model)``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class Linear(LinearLike):
+    """The dense linear layer, with parameters `weight` and (optionally) `bias`."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        return F.linear(x, self.weight, self.bias)
+
+    def dense_weight(self) -> Tensor:
+        """Return the weight parameter itself."""
+        return self.weight
+
+    def bias_or_none(self) -> Tensor | None:
+        """Return the bias parameter, or None."""
+        return self.bias
