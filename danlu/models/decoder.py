@@ -1,0 +1,190 @@
+"""The one decoder: embedding, blocks, norm, head; assembled from the parts in `DecoderConfig`.
+
+Parameter names are those of published Llama-style checkpoints (STYLE section 2).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from danlu.models.config import DecoderConfig
+from danlu.nn.attention import Attention, AttentionContext, AttentionLayer, padded_context
+from danlu.nn.linear import Linear, LinearLike
+from danlu.nn.norms import LayerNorm, RMSNorm
+from danlu.nn.positions import Rotation
+
+ROLES = {
+    "q_proj": "column",
+    "k_proj": "column",
+    "v_proj": "column",
+    "gate_proj": "column",
+    "up_proj": "column",
+    "o_proj": "row",
+    "down_proj": "row",
+    "lm_head": "vocab",
+}
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: DecoderConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = config.norm(config.hidden_size)
+        self.self_attn = _attention(config, index)
+        self.post_attention_layernorm = config.norm(config.hidden_size)
+        self.mlp = config.mlp(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
+        """Return the residual stream after this block."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, attn)
+        out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out_BTD
+
+
+def _attention(config: DecoderConfig, index: int) -> Attention:
+    hidden, head_dim = config.hidden_size, config.head_dim
+    query_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    slopes = config.position_scheme.slopes(config.num_heads)
+    return Attention(
+        AttentionLayer(index, scale=head_dim**-0.5, slopes=slopes),
+        head_dim,
+        q_proj=Linear(hidden, query_size, bias=config.qkv_bias),
+        k_proj=Linear(hidden, kv_size, bias=config.qkv_bias),
+        v_proj=Linear(hidden, kv_size, bias=config.qkv_bias),
+        o_proj=Linear(query_size, hidden, bias=config.output_bias),
+    )
+
+
+class Backbone(nn.Module):
+    """Everything before the head: the seam `forward(tokens, positions, attn)`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.position_scheme = config.position_scheme
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        norm = config.embedding_norm
+        self.embed_norm = norm(config.hidden_size) if norm else nn.Identity()
+        self.layers = nn.ModuleList(DecoderBlock(config, i) for i in range(config.num_layers))
+        self.norm = config.norm(config.hidden_size)
+
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attn: AttentionContext) -> Tensor:
+        """Return the hidden states [B, T, D] that enter the head.
+
+        Args:
+            tokens_BT: token ids.
+            positions_BT: their positions.
+            attn: what each token may see; asked once per layer.
+        """
+        x_BTD = self.embed_norm(self.embed_tokens(tokens_BT))
+        rotation = self.position_scheme.rotation(positions_BT, x_BTD.dtype)
+        for block in self.layers:
+            x_BTD = block(x_BTD, rotation, attn)
+        hidden_BTD: Tensor = self.norm(x_BTD)
+        return hidden_BTD
+
+
+class Decoder(nn.Module):
+    """A causal language model.
+
+    Attributes:
+        config: the sizes and parts it was built from.
+        model: the backbone; training and serving call it with their own attention context.
+        lm_head: the output projection.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head: LinearLike = Linear(config.hidden_size, config.vocab_size)
+        self.tie_head()
+
+    def tie_head(self) -> None:
+        """Let the head use the embedding's weight, if the model is tied."""
+        if self.config.tie_word_embeddings and isinstance(self.lm_head, Linear):
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits [B, T, V] of a batch, padded anywhere.
+
+        Args:
+            input_ids: token ids [B, T].
+            attention_mask: nonzero for real tokens [B, T]; None: all are real.
+            position_ids: positions; None: the family's own rule for generation.
+        """
+        if position_ids is None:
+            position_ids = self.config.sequence_rule.positions(input_ids, attention_mask)
+        attn = padded_context(attention_mask, position_ids)
+        return self.logits(self.model(input_ids, position_ids, attn))
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the scores of every token of the vocabulary [..., V]."""
+        logits: Tensor = self.lm_head(hidden_BTD)
+        return logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the decoder computes in."""
+        return self.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder is."""
+        return self.model.embed_tokens.weight.device
+
+    def blocks(self) -> list[DecoderBlock]:
+        """Return the blocks in order."""
+        return [block for block in self.model.layers if isinstance(block, DecoderBlock)]
+
+    def kv_shape(self, layer: int) -> tuple[int, int]:
+        """Return (num_kv_heads, head_dim) of what `layer` keeps per token."""
+        return self.config.num_kv_heads, self.config.head_dim
+
+    def kv_shapes(self) -> list[tuple[int, int]]:
+        """Return `kv_shape` of every layer."""
+        return [self.kv_shape(i) for i in range(self.config.num_layers)]
+
+    def linear_roles(self) -> dict[str, str]:
+        """Return the role (column, row, vocab) of every linear layer by its name."""
+        return {name: ROLES[name.rpartition(".")[2]] for name, _ in self.linears()}
+
+    def linears(self) -> Iterator[tuple[str, LinearLike]]:
+        """Yield every outermost linear layer with its name, in order."""
+        yield from _outermost_linears(self, "")
+
+    def replace_linear(self, name: str, linear: LinearLike) -> None:
+        """Put `linear` in the place of the layer called `name`."""
+        parent, _, last = name.rpartition(".")
+        setattr(self.get_submodule(parent), last, linear)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw fresh weights: normal(0, 0.02), residual outputs scaled down by sqrt(2 * layers).
+
+        Source: GPT-2 (Radford et al. 2019, sec. 2.3). Norms start at one, biases at zero.
+        """
+        residual = 0.02 / (2 * self.config.num_layers) ** 0.5
+        for name, module in self.named_modules():
+            if isinstance(module, RMSNorm | LayerNorm):
+                module.weight.fill_(1.0)
+            elif isinstance(module, Linear | nn.Embedding):
+                scale = residual if ROLES.get(name.rpartition(".")[2]) == "row" else 0.02
+                module.weight.normal_(0.0, scale, generator=generator)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, nn.Parameter):
+                bias.zero_()
+
+
+def _outermost_linears(module: nn.Module, prefix: str) -> Iterator[tuple[str, LinearLike]]:
+    for name, child in module.named_children():
+        if isinstance(child, LinearLike):
+            yield prefix + name, child
+        else:
+            yield from _outermost_linears(child, f"{prefix}{name}.")

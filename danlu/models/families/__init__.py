@@ -1,0 +1,1 @@
+"""One file per family; a family is discovered by its file name."""

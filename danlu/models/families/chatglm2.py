@@ -1,0 +1,113 @@
+"""ChatGLM2-6B and ChatGLM3-6B: RMSNorm, neighbouring-pair RoPE on half of each head, gated SiLU.
+
+Source: the configuration and modelling files published with ChatGLM2-6B. The fused query_key_value
+holds all queries, then the keys, then the values of the groups; dense_h_to_4h holds gate, then up.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from danlu.models.config import DecoderConfig
+from danlu.models.family import Family, RawConfig
+from danlu.nn.mlp import GatedMLP
+from danlu.nn.norms import RMSNorm
+from danlu.nn.positions import Rope
+from danlu.weights.rules import Ignore, Rename, Rule, Split
+
+IGNORED = {
+    "attention_dropout": "dropout is a training option here",
+    "hidden_dropout": "dropout is a training option here",
+    "classifier_dropout": "dropout of a classifier",
+    "attention_softmax_in_fp32": "softmax is always computed in float32",
+    "apply_query_key_layer_scaling": "scales and unscales; no net effect",
+    "bias_dropout_fusion": "a kernel choice of the original",
+    "fp32_residual_connection": "no effect in the original's inference path",
+    "original_rope": "a note of the publisher; the rotation is the same",
+    "interleaved_qkv": "has no effect in the original",
+}
+
+
+def matches(values: Mapping[str, Any]) -> bool:
+    """Return whether config.json is of the second generation (the first has other keys)."""
+    return values.get("model_type") == "chatglm" and "padded_vocab_size" in values
+
+
+def read_config(raw: RawConfig) -> DecoderConfig:
+    """Return the decoder config."""
+    num_heads = raw.size("num_attention_heads")
+    head_dim = raw.size("kv_channels")
+    raw.expect("multi_query_attention", True)
+    raw.expect("add_bias_linear", False)
+    raw.expect("apply_residual_connection_post_layernorm", False)
+    raw.expect("rmsnorm", True)
+    raw.expect("post_layer_norm", True)
+    raw.expect("pre_seq_len")
+    raw.expect("prefix_projection", False)
+    raw.expect("quantization_bit", 0)
+    return DecoderConfig(
+        vocab_size=raw.size("padded_vocab_size"),
+        hidden_size=raw.size("hidden_size"),
+        intermediate_size=raw.size("ffn_hidden_size"),
+        num_layers=raw.size("num_layers"),
+        num_heads=num_heads,
+        num_kv_heads=raw.size("multi_query_group_num"),
+        head_dim=head_dim,
+        max_seq_len=raw.size("seq_length"),
+        norm=partial(RMSNorm, eps=raw.take("layernorm_epsilon", default=1e-5, kind=float)),
+        mlp=partial(GatedMLP, activation="silu"),
+        position_scheme=Rope(
+            rotary_dim=head_dim // 2,
+            theta=10000.0 * raw.take("rope_ratio", default=1.0, kind=float),
+            interleaved=True,
+        ),
+        qkv_bias=raw.take("add_qkv_bias", default=True, kind=bool),
+        tie_word_embeddings=raw.take("tie_word_embeddings", default=False, kind=bool),
+    )
+
+
+def rules(config: DecoderConfig) -> tuple[Rule, ...]:
+    """Return the published names."""
+    ours, theirs = "model.layers.{i}.", "transformer.encoder.layers.{i}."
+    qkv = tuple(f"{ours}self_attn.{name}_proj" for name in "qkv")
+    gate_up = (f"{ours}mlp.gate_proj", f"{ours}mlp.up_proj")
+    return (
+        Rename("transformer.embedding.word_embeddings", "model.embed_tokens"),
+        Rename(f"{theirs}input_layernorm", f"{ours}input_layernorm"),
+        Rename(f"{theirs}post_attention_layernorm", f"{ours}post_attention_layernorm"),
+        Split(f"{theirs}self_attention.query_key_value", into=qkv),
+        Rename(f"{theirs}self_attention.dense", f"{ours}self_attn.o_proj"),
+        Split(f"{theirs}mlp.dense_h_to_4h", into=gate_up),
+        Rename(f"{theirs}mlp.dense_4h_to_h", f"{ours}mlp.down_proj"),
+        Rename("transformer.encoder.final_layernorm", "model.norm"),
+        Rename("transformer.output_layer", "lm_head"),
+    )
+
+
+def tiny() -> dict[str, Any]:
+    """Return a config.json of a two-layer model."""
+    return {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "hidden_size": 64,
+        "ffn_hidden_size": 112,
+        "num_layers": 2,
+        "num_attention_heads": 4,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "kv_channels": 16,
+        "add_qkv_bias": True,
+        "padded_vocab_size": 256,
+        "seq_length": 128,
+    }
+
+
+FAMILY = Family(
+    summary="ChatGLM2-6B and ChatGLM3-6B",
+    matches=matches,
+    read_config=read_config,
+    rules=rules,
+    tiny=tiny,
+    ignored_keys=IGNORED,
+    ignored_tensors=(Ignore("rotary_pos_emb.inv_freq", "computed from the config"),),
+)

@@ -1,0 +1,174 @@
+"""Weight files read tensor by tensor: safetensors (memory-mapped) and `.bin` (tensors only).
+
+A checkpoint folder holds one file or shards with an index. Nothing in a file is ever executed:
+`.bin` goes through torch's restricted unpickler, and anything in it that is not a tensor is refused.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from danlu.errors import CheckpointError, bullet_list
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+class WeightFile(Protocol):
+    """One file of tensors."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; the caller may keep it."""
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A memory-mapped safetensors file."""
+
+    path: Path
+
+    @cached_property
+    def _handle(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise _damaged(self.path, error) from error
+
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+        return list(self._handle.keys())
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, backed by the file until it is copied."""
+        tensor: Tensor = self._handle.get_tensor(name)
+        return tensor
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """A `.bin` file of `torch.save`, in the zip or the legacy format."""
+
+    path: Path
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        content = _load_restricted(self.path)
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"'{self.path}' holds a {type(content).__name__}; expected a table of tensors by name."
+            )
+        other = [f"{key!r} is a {type(v).__name__}" for key, v in content.items() if not _named(key, v)]
+        if other:
+            raise CheckpointError(
+                f"'{self.path}' holds more than tensors:{bullet_list(other)}\n"
+                "Expected the state dict of a model alone; save that part to a file of its own."
+            )
+        return content
+
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor."""
+        return self._tensors[name].detach()
+
+
+def _named(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _load_restricted(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"'{path}' asks to run code or build objects, which is refused: {_first_line(error)} "
+            "Expected tensors only. If you trust its origin, convert it to safetensors elsewhere."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(2) == b"PK"
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    size = path.stat().st_size if path.exists() else 0
+    return CheckpointError(
+        f"'{path}' ({size:,} bytes) cannot be read: {_first_line(error)}. "
+        "Expected a complete weight file; it is truncated or damaged. Copy or download it again."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0]
+
+
+def find_weight_files(folder: Path) -> list[WeightFile]:
+    """Return the weight files of a checkpoint folder, safetensors before `.bin`.
+
+    Raises:
+        CheckpointError: if there are none, or the index names files that are missing.
+    """
+    for index in INDEX_FILES:
+        if (folder / index).exists():
+            return [_open(folder / name) for name in _shards(folder / index)]
+    for name in SINGLE_FILES:
+        if (folder / name).exists():
+            return [_open(folder / name)]
+    found = sorted(path.name for path in folder.iterdir())
+    raise CheckpointError(
+        f"No weights in '{folder}'. Expected one of {', '.join(SINGLE_FILES + INDEX_FILES)}; "
+        f"found {', '.join(found) or 'an empty folder'}."
+    )
+
+
+def _open(path: Path) -> WeightFile:
+    return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"'{index}' is not an index of weight files ({type(error).__name__}: {error}). "
+            'Expected JSON with a "weight_map" from tensor names to file names.'
+        ) from error
+    wrong = [name for name in names if Path(name).name != name]
+    if wrong:
+        raise CheckpointError(f"'{index}' names files outside its folder:{bullet_list(wrong)}")
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"'{index}' names {len(missing)} files that are missing:{bullet_list(missing)}\n"
+            "Copy or download the folder again, whole."
+        )
+    return names
+
+
+def stream(files: list[WeightFile]) -> Iterator[tuple[str, Tensor, Path]]:
+    """Yield every tensor with its name and file, one at a time.
+
+    A file is closed before the next one is opened, so its pages can be given back.
+    """
+    for position, file in enumerate(files):
+        for name in file.names():
+            yield name, file.read(name), file.path
+        files[position] = _open(file.path)
