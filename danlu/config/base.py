@@ -1,4 +1,4 @@
-"""The base of every typed config: frozen, strict, no unknown keys, each field with its help text."""
+"""The base of every typed config: frozen, strict, no unknown keys, help text on each field."""
 
 from pydantic import BaseModel, ConfigDict
 
