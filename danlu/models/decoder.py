@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.models.config import DecoderConfig
+from danlu.models.published import Published
 from danlu.nn.attention import Attention, AttentionContext, AttentionLayer, padded_context
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
@@ -92,7 +93,10 @@ class Decoder(nn.Module):
         config: the sizes and parts it was built from.
         model: the backbone; training and serving call it with their own attention context.
         lm_head: the output projection.
+        published: how its checkpoint was written, so that saving gives back the same; None if fresh.
     """
+
+    published: Published | None = None
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -86,6 +86,10 @@ class RawConfig:
             known = " or ".join(repr(value) for value in allowed) or "null"
             self._problems.append(f"{name!r} is {value!r}, which is not supported; expected {known}")
 
+    def problem(self, text: str) -> None:
+        """Remember something that is wrong, for `finish`."""
+        self._problems.append(text)
+
     def size(self, *names: str, default: Any = _REQUIRED) -> int:
         """Take a positive integer."""
         value: int = self.take(*names, default=default, kind=int)

@@ -62,7 +62,7 @@ def _rope(raw: RawConfig, head_dim: int) -> Rope:
     scaling = raw.take("rope_scaling", default=parameters, kind=dict)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "linear"):
-        raw.expect("rope_scaling", None)
+        raw.problem(f"rope scaling {kind!r} is not supported yet; expected 'default' or 'linear'")
     scale = float(scaling.get("factor", 1.0)) if kind == "linear" else 1.0
     return Rope(rotary_dim=head_dim, theta=float(theta), position_scale=scale)
 
