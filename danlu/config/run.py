@@ -11,7 +11,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class ModelShape(Config):
-    """The sizes of a Llama-style decoder that is trained from scratch; its vocabulary is the tokenizer's."""
+    """The sizes of a Llama-style decoder trained from scratch; the tokenizer fixes its vocabulary."""
 
     hidden_size: int = Field(256, ge=2, description="width of the residual stream")
     intermediate_size: int = Field(768, ge=1, description="width inside the gated MLP")
