@@ -1,0 +1,179 @@
+"""Token documents, what to do with long ones, and packing them into rows of bounded length.
+
+Packing is best-fit decreasing (Johnson et al. 1974): the longest documents first, each into the row
+with the least room that still takes it. Documents of one length are taken in a seeded order.
+"""
+
+import random
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from danlu.data.ledger import Ledger
+from danlu.errors import DataError, bullet_list
+
+LongPolicy = Literal["split", "truncate", "drop", "error"]
+
+
+@dataclass(frozen=True)
+class TokenDocument:
+    """The tokens of one document, attended to and counted on their own.
+
+    Attributes:
+        ids: token ids.
+        targets_mask: per token, whether it is to be learned, that is, whether it is the target of
+            the token before it; None if all are.
+        origin: where it comes from, as ``file:line``.
+    """
+
+    ids: list[int]
+    targets_mask: list[bool] | None
+    origin: str
+
+    def __post_init__(self) -> None:
+        if self.targets_mask is not None and len(self.targets_mask) != len(self.ids):
+            raise DataError(
+                f"{self.origin}: {len(self.ids)} tokens have a mask of "
+                f"{len(self.targets_mask)}; expected one entry per token."
+            )
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are learned; the first one never is, as nothing comes before it."""
+        if self.targets_mask is None:
+            return max(len(self.ids) - 1, 0)
+        return sum(self.targets_mask[1:])
+
+    def part(self, start: int, end: int) -> "TokenDocument":
+        """Return tokens `start` to `end` as a document of their own."""
+        mask = None if self.targets_mask is None else self.targets_mask[start:end]
+        return TokenDocument(self.ids[start:end], mask, self.origin)
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Documents that lie one after the other in a row of a batch."""
+
+    documents: list[TokenDocument]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents together."""
+        return sum(len(document.ids) for document in self.documents)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens of the row that are learned."""
+        return sum(document.num_targets for document in self.documents)
+
+
+def split_document(document: TokenDocument, max_seq_len: int) -> list[TokenDocument]:
+    """Return consecutive pieces of at most `max_seq_len` tokens, each a document of its own."""
+    starts = range(0, len(document.ids), max_seq_len)
+    return [document.part(start, start + max_seq_len) for start in starts]
+
+
+def fit_documents(
+    documents: Iterable[TokenDocument], max_seq_len: int, policy: LongPolicy, ledger: Ledger
+) -> list[TokenDocument]:
+    """Return documents that fit into `max_seq_len` and have something to learn; fill the ledger.
+
+    Args:
+        documents: in any order, which is kept.
+        max_seq_len: tokens of the longest row.
+        policy: for longer documents: "split" into pieces (pre-training), "truncate" at the end,
+            "drop", or "error".
+        ledger: notes every document as kept, truncated or dropped.
+
+    Raises:
+        DataError: with the policy "error", if documents are too long; lists them all.
+    """
+    fitted: list[TokenDocument] = []
+    too_long: list[str] = []
+    for document in documents:
+        num_tokens = len(document.ids)
+        reason = f"{num_tokens} tokens, more than max_seq_len {max_seq_len}"
+        if document.num_targets == 0:
+            ledger.drop(document.origin, "no token to learn")
+        elif num_tokens <= max_seq_len or policy == "split":
+            ledger.keep()
+            fitted.extend(split_document(document, max_seq_len))
+        elif policy == "error":
+            too_long.append(f"{document.origin}: {reason}")
+        elif policy == "drop":
+            ledger.drop(document.origin, reason)
+        else:
+            fitted.extend(_truncated(document, max_seq_len, reason, ledger))
+    _refuse_long(too_long)
+    return fitted
+
+
+def _truncated(
+    document: TokenDocument, max_seq_len: int, reason: str, ledger: Ledger
+) -> Iterator[TokenDocument]:
+    """Yield the beginning of the document, if something to learn is left in it."""
+    beginning = document.part(0, max_seq_len)
+    if beginning.num_targets == 0:
+        ledger.drop(document.origin, f"{reason}; nothing to learn would be left")
+    else:
+        ledger.truncate(document.origin, reason)
+        yield beginning
+
+
+def _refuse_long(too_long: list[str]) -> None:
+    if too_long:
+        raise DataError(
+            f"{len(too_long)} documents are too long:{bullet_list(too_long)}\n"
+            "Raise max_seq_len, shorten these rows, or choose to truncate or drop them."
+        )
+
+
+def pack(documents: Sequence[TokenDocument], max_seq_len: int, seed: int = 0) -> list[PackedRow]:
+    """Pack documents into rows of at most `max_seq_len` tokens; every token is in exactly one row.
+
+    Longer documents without a mask are split (pre-training); `fit_documents` offers other policies.
+    Empty documents have no tokens and take no part. The same input gives the same rows. Takes
+    O(n log n) time.
+
+    Raises:
+        DataError: if `max_seq_len` is not positive, or a document with a mask is longer.
+    """
+    if max_seq_len < 1:
+        raise DataError(f"max_seq_len is {max_seq_len}; expected at least 1.")
+    _refuse_long(
+        [
+            f"{document.origin}: {len(document.ids)} tokens, more than max_seq_len {max_seq_len}"
+            for document in documents
+            if document.targets_mask is not None and len(document.ids) > max_seq_len
+        ]
+    )
+    pieces = [piece for document in documents for piece in split_document(document, max_seq_len)]
+    random.Random(f"packing:{seed}").shuffle(pieces)
+    pieces.sort(key=lambda piece: -len(piece.ids))  # stable: equal lengths stay shuffled
+    return [PackedRow(row) for row in _best_fit(pieces, max_seq_len)]
+
+
+def _best_fit(pieces: list[TokenDocument], capacity: int) -> list[list[TokenDocument]]:
+    rows: list[list[TokenDocument]] = []
+    rooms: list[int] = []  # the different free sizes, sorted; at most `capacity` of them
+    rows_with_room: dict[int, list[int]] = defaultdict(list)
+    for piece in pieces:
+        need = len(piece.ids)
+        at = bisect_left(rooms, need)
+        if at == len(rooms):
+            row, room = len(rows), capacity
+            rows.append([])
+        else:
+            room = rooms[at]
+            row = rows_with_room[room].pop()
+            if not rows_with_room[room]:
+                del rooms[at]
+        rows[row].append(piece)
+        left = room - need
+        if left and not rows_with_room[left]:
+            insort(rooms, left)
+        if left:
+            rows_with_room[left].append(row)
+    return rows

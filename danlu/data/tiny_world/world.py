@@ -1,0 +1,213 @@
+"""The tiny world: stories, instructions and code from one seed, and a folder of them.
+
+Training and held-out text never share a reserved sentence. A hash of the English sentence decides,
+the same for every seed: about one sentence in twelve is reserved. Training stories and instructions
+contain none of them; every held-out story and test instruction contains at least one. So no test
+prompt is ever seen in training, and no sentence to translate in a test is, neither in the corpus.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from danlu.data.conversations import Conversation
+from danlu.data.tiny_world.code import code_sample
+from danlu.data.tiny_world.day import day_story
+from danlu.data.tiny_world.instructions import KINDS, ask, story_text
+from danlu.data.tiny_world.ordering import order_story, sort_story, where_story
+from danlu.data.tiny_world.owning import colour_story, count_story, who_story
+from danlu.data.tiny_world.story import Question, Story
+from danlu.data.tiny_world.words import CODE_SHARE, QUESTION_SHARE, RESERVED_PERCENT, Phrase
+from danlu.files import write_text
+
+Split = Literal["train", "test"]
+STORIES: dict[str, Callable[[random.Random], Story]] = {
+    "who": who_story,
+    "count": count_story,
+    "sort": sort_story,
+    "order": order_story,
+    "colour": colour_story,
+    "where": where_story,
+    "day": day_story,
+}
+TRIES = 50  # to find an instruction that was not given yet
+
+
+def is_reserved(text: str) -> bool:
+    """Return whether an English sentence (or list of numbers) is kept for held-out use."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 100 < RESERVED_PERCENT
+
+
+def is_held_out(story: Story) -> bool:
+    """Return whether the story contains anything reserved."""
+    return any(is_reserved(sentence.en) for sentence in story.sentences) or any(
+        is_reserved(fact) for fact in story.facts
+    )
+
+
+class TinyWorld:
+    """Everything that can be told from one seed; each method starts afresh at each call.
+
+    The first `n` items do not depend on how many are asked for.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def stories(self, n: int) -> Iterator[str]:
+        """Yield `n` documents for pre-training: parallel stories, and a few Python snippets."""
+        rng = self._rng("stories")
+        for _ in range(n):
+            if rng.random() < CODE_SHARE:
+                yield code_sample(rng)
+            else:
+                yield document(rng, draw_story(rng, None, held_out=False))
+
+    def held_out_stories(self, n: int) -> Iterator[str]:
+        """Yield `n` parallel stories that share no reserved sentence with the others."""
+        rng = self._rng("held out")
+        for _ in range(n):
+            yield document(rng, draw_story(rng, None, held_out=True))
+
+    def code_samples(self, n: int) -> list[str]:
+        """Return `n` Python snippets."""
+        rng = self._rng("code")
+        return [code_sample(rng) for _ in range(n)]
+
+    def instructions(self, n: int, split: Split = "train") -> list[Conversation]:
+        """Return `n` instructions, balanced over the kinds, with the kind in each.
+
+        No prompt is given twice, unless a kind has no more prompts to give.
+        """
+        rng = self._rng(f"instructions {split}")
+        seen: set[str] = set()
+        return [
+            self._instruction(rng, KINDS[index % len(KINDS)], index, split, seen)
+            for index in range(n)
+        ]
+
+    def _instruction(
+        self, rng: random.Random, kind: str, index: int, split: Split, seen: set[str]
+    ) -> Conversation:
+        held_out = split == "test"
+        for _ in range(TRIES):
+            user, answer = ask(
+                kind,
+                rng,
+                lambda what: draw_story(rng, what, held_out=held_out),
+                lambda text: is_reserved(text) == held_out,
+            )
+            if user not in seen:
+                break
+        seen.add(user)
+        messages = [
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": answer},
+        ]
+        return Conversation(messages, f"tiny-world:{kind}:{index}", kind)
+
+    def _rng(self, purpose: str) -> random.Random:
+        return random.Random(f"tiny world {self.seed} {purpose}")
+
+
+def draw_story(rng: random.Random, kind: str | None, *, held_out: bool) -> Story:
+    """Return a story of `kind` (None: any) on the wanted side of the split."""
+    while True:
+        story = STORIES[kind or rng.choice(list(STORIES))](rng)
+        if is_held_out(story) == held_out:
+            return story
+
+
+# ---------------------------------------------------------------- documents
+
+
+def document(rng: random.Random, story: Story) -> str:
+    """Return the story in both languages, with its question or a closing statement.
+
+    Either language may come first; the languages alternate by sentence or by paragraph. A question
+    and its answer stand on lines of their own, and never at the end.
+    """
+    languages = rng.sample(["en", "zh"], 2)
+    question = story.question
+    asked = question is not None and rng.random() < QUESTION_SHARE
+    if rng.random() < 0.5:
+        lines = [line.said(language) for line in story.sentences for language in languages]
+        lines += _question_lines(rng, question, languages) if question and asked else []
+    else:
+        lines = []
+        for language in languages:
+            lines.append(story_text(story, language))
+            lines += _question_lines(rng, question, [language]) if question and asked else []
+    return "\n".join([*lines, *_closing(rng, question, languages, asked=asked)])
+
+
+def _question_lines(rng: random.Random, question: Question, languages: list[str]) -> list[str]:
+    wording = rng.choice(question.wordings)
+    pairs: list[Phrase] = [wording, question.answer]
+    return [line.said(language) for language in languages for line in pairs]
+
+
+def _closing(
+    rng: random.Random, question: Question | None, languages: list[str], *, asked: bool
+) -> list[str]:
+    """Return the statement: in one language after a question, else in both; none for a day."""
+    if question is None:
+        return []
+    chosen = [rng.choice(languages)] if asked else languages
+    return [question.statement.said(language) for language in chosen]
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class WorldFiles:
+    """The files of a written world."""
+
+    corpus: Path
+    held_out: Path
+    instructions: Path
+    instructions_test: Path
+
+
+def write_world(
+    folder: Path | str,
+    seed: int = 0,
+    num_stories: int = 20_000,
+    num_instructions: int = 4_000,
+    num_test: int = 200,
+    num_held_out: int = 400,
+) -> WorldFiles:
+    """Write a world as JSON Lines, each file atomically, and return where they are.
+
+    Rows are ``{"text"}`` in the corpus files and ``{"messages", "kind"}`` in the instructions.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    world, folder = TinyWorld(seed), Path(folder)
+    files = WorldFiles(
+        folder / "corpus.jsonl",
+        folder / "held_out.jsonl",
+        folder / "instructions.jsonl",
+        folder / "instructions_test.jsonl",
+    )
+    _write_rows(files.corpus, ({"text": text} for text in world.stories(num_stories)))
+    _write_rows(files.held_out, ({"text": text} for text in world.held_out_stories(num_held_out)))
+    _write_rows(files.instructions, _rows(world.instructions(num_instructions, "train")))
+    _write_rows(files.instructions_test, _rows(world.instructions(num_test, "test")))
+    return files
+
+
+def _rows(conversations: list[Conversation]) -> Iterator[dict[str, object]]:
+    for conversation in conversations:
+        yield {"messages": conversation.messages, "kind": conversation.kind}
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
