@@ -1,6 +1,8 @@
 """What every linear layer answers, whether dense, quantized, packed or wrapped by an adapter."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +49,16 @@ class Linear(LinearLike):
     def bias_or_none(self) -> Tensor | None:
         """Return the bias parameter, or None."""
         return self.bias
+
+
+class HasLinears(Protocol):
+    """A model whose linear layers can be listed and replaced."""
+
+    def linears(self) -> Iterator[tuple[str, LinearLike]]:
+        """Yield every outermost linear layer with its name."""
+
+    def replace_linear(self, name: str, linear: LinearLike) -> None:
+        """Put `linear` in the place of the layer called `name`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter."""

@@ -36,7 +36,7 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
 
 def _symmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedWeight:
     high = 2 ** (bits - 1) - 1
-    scales_OG = _positive(groups_OGg.abs().amax(-1) / (high + 0.5)).to(dtype)
+    scales_OG = _positive((groups_OGg.abs().amax(-1) / (high + 0.5)).to(dtype))
     codes = (groups_OGg / scales_OG.float()[..., None]).round_().clamp_(-high - 1, high)
     return QuantizedWeight(codes.to(torch.int8).flatten(1), scales_OG, None, bits)
 
@@ -45,7 +45,7 @@ def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedW
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     smallest = groups_OGg.amin(-1).clamp(max=0)
     largest = groups_OGg.amax(-1).clamp(min=0)
-    scales_OG = _positive((largest - smallest) / (high - low)).to(dtype)
+    scales_OG = _positive(((largest - smallest) / (high - low)).to(dtype))
     zeros_OG = (low - smallest / scales_OG.float()).round_().clamp_(low, high)
     codes = (groups_OGg / scales_OG.float()[..., None] + zeros_OG[..., None]).round_()
     codes = codes.clamp_(low, high).to(torch.int8).flatten(1)
@@ -53,5 +53,5 @@ def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedW
 
 
 def _positive(scales: Tensor) -> Tensor:
-    """Replace the zero scale of an all-zero group, whose codes are all zero anyway."""
+    """Replace scales of groups that are zero, or too small for the dtype: their codes become zero."""
     return torch.where(scales > 0, scales, torch.ones_like(scales))

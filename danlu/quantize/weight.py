@@ -40,3 +40,7 @@ class QuantizedWeight:
         """Return the weight with `change` applied to everything that has one row per output."""
         zeros = None if self.zero_points is None else change(self.zero_points)
         return QuantizedWeight(change(self.codes), change(self.scales), zeros, self.bits)
+
+    def to(self, dtype: torch.dtype) -> "QuantizedWeight":
+        """Return the weight with its scales in another dtype."""
+        return QuantizedWeight(self.codes, self.scales.to(dtype), self.zero_points, self.bits)

@@ -19,6 +19,7 @@ from torch import Tensor
 from danlu.errors import CheckpointError, bullet_list
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+REMAP_BYTES = 64 * 2**20
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -166,9 +167,15 @@ def _shards(index: Path) -> list[str]:
 def stream(files: list[WeightFile]) -> Iterator[tuple[str, Tensor, Path]]:
     """Yield every tensor with its name and file, one at a time.
 
-    A file is closed before the next one is opened, so its pages can be given back.
+    A mapped file is opened anew every `REMAP_BYTES`, so that pages already read are given back and
+    the reader needs little memory besides the tensor at hand.
     """
-    for position, file in enumerate(files):
-        for name in file.names():
-            yield name, file.read(name), file.path
-        files[position] = _open(file.path)
+    for file in files:
+        names, seen = file.names(), 0
+        for name in names:
+            tensor = file.read(name)
+            yield name, tensor, file.path
+            seen += tensor.numel() * tensor.element_size()
+            del tensor
+            if seen > REMAP_BYTES and isinstance(file, SafetensorsFile):
+                file, seen = SafetensorsFile(file.path), 0

@@ -1,0 +1,1 @@
+"""Adapters wrap linear layers of a base; they never re-declare it."""

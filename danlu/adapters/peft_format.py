@@ -1,0 +1,260 @@
+"""LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+
+Source: files written by peft 0.21.2. Keys are `base_model.model.` + the published module path +
+`.lora_A.weight` [rank, in] or `.lora_B.weight` [out, rank]. Where a published layer holds several
+of ours (a fused query_key_value), they share A on reading; on writing, their ranks are stacked.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from danlu.adapters.lora import LoRALinear, adapted_linears
+from danlu.errors import AdapterError, bullet_list, did_you_mean
+from danlu.files import atomic_file, write_json
+from danlu.nn.linear import HasLinears
+from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
+from danlu.weights.rules import Entry
+
+KEY_PREFIX = "base_model.model."
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+# Options that change the mathematics and are not read yet, with the value that means "off".
+_UNSUPPORTED = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "trainable_token_indices",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update of one published layer: B A * scale."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+    scale: float
+
+
+def write_adapter(
+    model: HasLinears, entries: Mapping[str, Entry], folder: Path, base: str
+) -> None:
+    """Write the adapters of `model` into `folder`.
+
+    Args:
+        model: with adapters attached.
+        entries: the published tensors of the base.
+        folder: made if needed.
+        base: path or id of the base, for the reader's information.
+
+    Raises:
+        AdapterError: if there is no adapter, or the layers of one fused tensor differ.
+    """
+    adapted = adapted_linears(model)
+    updates = {}
+    for name, entry in entries.items():
+        owners = [ours.removesuffix(".weight") for ours in entry.ours]
+        if name.endswith(".weight") and any(owner in adapted for owner in owners):
+            updates[name.removesuffix(".weight")] = _published_update(entry, owners, adapted)
+    if not updates:
+        raise AdapterError("There is no adapter to save. Attach one first.")
+    tensors = {}
+    for name, update in updates.items():
+        tensors[f"{KEY_PREFIX}{name}.lora_A.weight"] = update.lora_A.detach().contiguous()
+        tensors[f"{KEY_PREFIX}{name}.lora_B.weight"] = update.lora_B.detach().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / WEIGHT_FILES[0]) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    dropout = next(iter(adapted.values())).dropout
+    write_json(folder / "adapter_config.json", _config(updates, base, dropout))
+
+
+def _published_update(
+    entry: Entry, owners: list[str], adapted: Mapping[str, LoRALinear]
+) -> LowRank:
+    missing = [owner for owner in owners if owner not in adapted]
+    if missing:
+        raise AdapterError(
+            f"{entry.published} holds {', '.join(owners)}, but {', '.join(missing)} has no adapter. "
+            "Expected adapters on all of them or none, as the published layer is one."
+        )
+    layers = [adapted[owner] for owner in owners]
+    if len(layers) == 1:
+        return LowRank(layers[0].lora_A, layers[0].lora_B, layers[0].scale)
+    ranks = [layer.lora_A.shape[0] for layer in layers]
+    columns = [
+        torch.nn.functional.pad(
+            layer.lora_B * (layer.scale / layers[0].scale),
+            (sum(ranks[:i]), sum(ranks[i + 1 :])),
+        )
+        for i, layer in enumerate(layers)
+    ]
+    stacked_A = torch.cat([layer.lora_A for layer in layers])
+    return LowRank(stacked_A, entry.arrangement.join(columns), layers[0].scale)
+
+
+def _config(updates: Mapping[str, LowRank], base: str, dropout: float) -> dict[str, Any]:
+    ranks = {name: update.lora_A.shape[0] for name, update in updates.items()}
+    alphas = {name: update.scale * ranks[name] for name, update in updates.items()}
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(updates),
+        "rank_pattern": {re.escape(name): r for name, r in ranks.items() if r != rank},
+        "alpha_pattern": {re.escape(name): a for name, a in alphas.items() if a != alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "revision": None,
+    }
+
+
+@torch.no_grad()
+def read_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path) -> list[str]:
+    """Attach the adapter in `folder` to `model`; return the names of the adapted layers.
+
+    Raises:
+        AdapterError: with everything in the folder that does not fit the base.
+    """
+    config = _read_config(folder / "adapter_config.json")
+    updates, problems = _read_updates(_weight_file(folder), config)
+    linears = dict(model.linears())
+    placed: dict[str, LoRALinear] = {}
+    for name, update in updates.items():
+        entry = entries.get(f"{name}.weight")
+        if entry is None:
+            known = [published.removesuffix(".weight") for published in entries]
+            problems.append(f"{name} is no layer of the base.{did_you_mean(name, known)}")
+        elif problem := _misfit(name, update, entry):
+            problems.append(problem)
+        else:
+            placed |= _wrap(entry, update, linears, float(config.get("lora_dropout") or 0.0))
+    if problems:
+        raise AdapterError(
+            f"The adapter in '{folder}' does not fit this base:{bullet_list(problems)}\n"
+            f"It was made for {config.get('base_model_name_or_path')!r}; load it on that base."
+        )
+    for name, layer in placed.items():
+        model.replace_linear(name, layer)
+    return list(placed)
+
+
+def _wrap(
+    entry: Entry, update: LowRank, linears: Mapping[str, Any], dropout: float
+) -> dict[str, LoRALinear]:
+    """Return our adapted layers for one published layer."""
+    parts = [update.lora_B]
+    if len(entry.ours) > 1:
+        parts = entry.arrangement.split(update.lora_B, entry.shapes)
+    wrapped = {}
+    for ours, lora_B in zip(entry.ours, parts, strict=True):
+        owner = ours.removesuffix(".weight")
+        base = linears[owner]
+        if isinstance(base, LoRALinear):
+            raise AdapterError(f"{owner} has an adapter already. Merge it before loading another.")
+        device = base.dense_weight().device
+        lora_A = update.lora_A.float().to(device)
+        wrapped[owner] = LoRALinear(
+            base, lora_A, lora_B.float().contiguous().to(device), update.scale, dropout
+        )
+    return wrapped
+
+
+def _misfit(name: str, update: LowRank, entry: Entry) -> str | None:
+    outputs, inputs = entry.shape
+    if update.lora_A.shape[1] != inputs or update.lora_B.shape[0] != outputs:
+        return (
+            f"{name} adapts a [{update.lora_B.shape[0]}, {update.lora_A.shape[1]}] weight; "
+            f"the base has [{outputs}, {inputs}]"
+        )
+    return None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"'{path}' cannot be read ({error}). Expected the adapter_config.json of a PEFT adapter."
+        ) from error
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"'{path}' is a {config.get('peft_type')!r} adapter; expected 'LORA'.")
+    active = [f"{key}: {config[key]!r}" for key in _UNSUPPORTED if config.get(key)]
+    if config.get("bias", "none") != "none":
+        active.append(f"bias: {config['bias']!r}")
+    if active:
+        raise AdapterError(
+            f"'{path}' uses options that are not read yet:{bullet_list(active)}\n"
+            "Merge the adapter with the tool that made it, and load the merged model."
+        )
+    return dict(config)
+
+
+def _weight_file(folder: Path) -> WeightFile:
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if path.exists():
+            return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
+    raise AdapterError(f"No adapter weights in '{folder}'. Expected {' or '.join(WEIGHT_FILES)}.")
+
+
+def _read_updates(
+    file: WeightFile, config: Mapping[str, Any]
+) -> tuple[dict[str, LowRank], list[str]]:
+    """Return the updates by published module name, and what could not be understood."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    problems = []
+    for key in file.names():
+        found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", key)
+        if found:
+            halves.setdefault(found[1], {})[found[2]] = file.read(key).clone()
+        else:
+            problems.append(f"{key} is not part of a LoRA adapter on linear layers")
+    updates = {}
+    for name, half in halves.items():
+        if half.keys() != {"A", "B"} or half["A"].shape[0] != half["B"].shape[1]:
+            problems.append(f"{name}: A and B do not belong together")
+        else:
+            updates[name] = LowRank(half["A"], half["B"], _scale(name, half["A"].shape[0], config))
+    return updates, problems
+
+
+def _scale(name: str, rank: int, config: Mapping[str, Any]) -> float:
+    alpha = float(_from_pattern(name, config.get("alpha_pattern"), config["lora_alpha"]))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _from_pattern(name: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
+    """Return the value of the first pattern that the end of `name` matches (peft's rule)."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return value
+    return default

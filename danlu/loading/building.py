@@ -1,0 +1,126 @@
+"""Decoders without weights, and the factories that make linear layers of arriving weights."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from danlu.config.model import ModelShape
+from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.errors import CheckpointError, ConfigError, did_you_mean
+from danlu.models.decoder import Decoder
+from danlu.models.family import Family, detect_family, discover
+from danlu.models.published import Published
+from danlu.nn.linear import Linear, LinearLike
+from danlu.quantize.linear import QuantizedLinear
+from danlu.quantize.rtn import quantize_rtn
+
+LinearFactory = Callable[[str, Tensor, nn.Parameter | None], LinearLike]
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Return the config.json of a checkpoint folder.
+
+    Raises:
+        CheckpointError: if it is missing or no JSON object.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"'{folder}' is not a folder. Expected the folder of a checkpoint, with config.json."
+        )
+    return read_json(folder / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint; anything else is a `CheckpointError`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"'{path}' is missing. Expected the {path.name} published with the weights."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be read ({error}). Expected JSON in UTF-8; copy or download it again."
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"'{path}' holds a {type(values).__name__}; expected a JSON object.")
+    return values
+
+
+def family_named(name: str) -> Family:
+    """Return a family by its name, or raise a `ConfigError` with the closest known one."""
+    known = discover()
+    if name not in known:
+        raise ConfigError(
+            f"There is no family {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        )
+    return known[name]
+
+
+def decoder_from_config(values: Mapping[str, Any], family: str | None = None) -> Decoder:
+    """Return the decoder that a config.json describes, on the meta device: no memory, no weights.
+
+    Raises:
+        UnsupportedModelError: if no family opens it.
+        CheckpointError: with every key that is missing, wrong or unknown.
+    """
+    name = family or detect_family(values)
+    config = family_named(name).config(name, values)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    decoder.published = Published(family=name, config=dict(values))
+    return decoder
+
+
+def new_decoder(shape: ModelShape, vocab_size: int) -> Decoder:
+    """Return a Llama-style decoder with undefined parameters; call its `init_weights` next."""
+    values = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "max_position_embeddings": shape.max_seq_len,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "rope_theta": shape.rope_theta,
+        "hidden_act": "silu",
+        "tie_word_embeddings": shape.tie_word_embeddings,
+    }
+    decoder = decoder_from_config(values).to_empty(device="cpu")
+    decoder.tie_head()
+    return decoder
+
+
+def dense(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
+    """Return a plain linear layer on `weight`: the factory that converts nothing."""
+    with torch.device("meta"):
+        linear = Linear(weight.shape[1], weight.shape[0])
+    linear.weight = nn.Parameter(weight)
+    linear.bias = bias
+    return linear
+
+
+def rounding(scheme: QuantScheme) -> LinearFactory:
+    """Return the factory that rounds every weight to integers (see `quantize_rtn`)."""
+
+    def make(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
+        chosen = scheme_for(name, scheme)
+        if chosen is None:
+            return dense(name, weight.clone(), bias)
+        return QuantizedLinear(quantize_rtn(weight, chosen, name), bias)
+
+    return make
+
+
+def scheme_for(name: str, scheme: QuantScheme) -> QuantScheme | None:
+    """Return the scheme of the layer called `name`: the head has bits of its own, None for 16."""
+    if name != "lm_head" or scheme.head_bits == scheme.bits:
+        return scheme
+    return {16: None, 8: PRESETS["int8"], 4: PRESETS["int4"]}[scheme.head_bits]

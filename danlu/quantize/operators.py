@@ -1,0 +1,214 @@
+"""Products with a quantized weight; the fastest operator that this weight and device allow is chosen.
+
+Few rows (decoding) go to torch's weight-only kernels, which read the codes directly. From
+`DENSE_ROWS` rows on (prefill, training) those kernels lose to a dense product, so the weight is
+dequantized slice by slice, in the cache, and multiplied as usual.
+"""
+
+from abc import ABC, abstractmethod
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danlu.config.quantize import KERNEL_GROUP_SIZES
+from danlu.quantize.weight import QuantizedWeight
+
+DENSE_ROWS = 16
+SLICE_WEIGHTS = 2**21  # weights dequantized at a time
+INT4_ROWS = 64  # outputs must be a multiple of this for the packed 4-bit layout
+
+
+class Operator(nn.Module, ABC):
+    """Multiplies by a quantized weight kept in its own layout.
+
+    Attributes:
+        label: what reports call it.
+    """
+
+    label: str
+
+    @abstractmethod
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x W^T for x [M, in], without gradients."""
+
+    @abstractmethod
+    def quantized(self) -> QuantizedWeight:
+        """Return the weight as codes, scales and zero points."""
+
+
+class DequantizeOperator(Operator):
+    """Any weight on any device: dequantize, then multiply."""
+
+    label = "dequantize + dense product"
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        super().__init__()
+        self.bits = weight.bits
+        self.register_buffer("codes", weight.codes)
+        self.register_buffer("scales", weight.scales)
+        self.register_buffer("zero_points", weight.zero_points)
+        self.codes: Tensor
+        self.scales: Tensor
+        self.zero_points: Tensor | None
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x W^T."""
+        return F.linear(x, self.quantized().dequantize(x.dtype))
+
+    def quantized(self) -> QuantizedWeight:
+        """Return the weight as it was given."""
+        return QuantizedWeight(self.codes, self.scales, self.zero_points, self.bits)
+
+
+class Int8RowOperator(Operator):
+    """Symmetric int8 with one scale per output row (`torch._weight_int8pack_mm`)."""
+
+    label = "int8 weight-only kernel (dense product for prefill)"
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        super().__init__()
+        self.register_buffer("codes", weight.codes.contiguous())
+        self.register_buffer("scales", weight.scales.flatten())
+        self.codes: Tensor
+        self.scales: Tensor
+
+    @staticmethod
+    def fits(weight: QuantizedWeight) -> bool:
+        """Return whether this operator can hold the weight."""
+        plain = weight.zero_points is None and weight.scales.shape[1] == 1
+        return plain and weight.bits == 8 and weight.codes.device.type == "cpu"
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x W^T."""
+        scales = self.scales.to(x.dtype)
+        if x.shape[0] < DENSE_ROWS:
+            return torch._weight_int8pack_mm(x, self.codes, scales)
+        rows = max(1, SLICE_WEIGHTS // self.codes.shape[1])
+        slices = [F.linear(x, codes.to(x.dtype)) for codes in self.codes.split(rows)]
+        return torch.cat(slices, dim=1).mul_(scales)
+
+    def quantized(self) -> QuantizedWeight:
+        """Return the weight as codes and scales."""
+        return QuantizedWeight(self.codes, self.scales[:, None], None, bits=8)
+
+
+class Int4GroupOperator(Operator):
+    """Int4 in groups, packed for `aten::_weight_int4pack_mm_for_cpu`.
+
+    The kernel computes w = (q - 8) * scale + zero with q = code + 8 and zero = -zero point * scale.
+    """
+
+    label = "int4 weight-only kernel (dense product for prefill)"
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        super().__init__()
+        unsigned = weight.codes.to(torch.int32) + 8
+        zeros = torch.zeros_like(weight.scales)
+        if weight.zero_points is not None:
+            zeros = -(weight.zero_points.float() * weight.scales.float()).to(weight.scales.dtype)
+        self.has_zeros = weight.zero_points is not None
+        scales_GO2 = torch.stack((weight.scales.t(), zeros.t()), dim=-1).contiguous()
+        self.register_buffer(
+            "packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned, 1)
+        )
+        self.register_buffer("scales_GO2", scales_GO2)
+        self.group_size = weight.group_size
+        self.packed: Tensor
+        self.scales_GO2: Tensor
+
+    @staticmethod
+    def fits(weight: QuantizedWeight) -> bool:
+        """Return whether this operator can hold the weight."""
+        sizes = weight.group_size in KERNEL_GROUP_SIZES and weight.codes.shape[0] % INT4_ROWS == 0
+        on_cpu = weight.codes.device.type == "cpu" and int4_layout() is not None
+        return sizes and weight.bits == 4 and on_cpu
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x W^T."""
+        scales = self.scales_GO2.to(x.dtype)
+        if x.shape[0] < DENSE_ROWS:
+            product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                x, self.packed, self.group_size, scales
+            )
+            return product
+        blocks = max(1, SLICE_WEIGHTS // (x.shape[1] * INT4_ROWS))
+        slices = zip(
+            self._codes_TKn().split(blocks), self._scales_TG2n(scales).split(blocks), strict=True
+        )
+        products = [torch.matmul(x, self._dense(*part)) for part in slices]
+        return torch.cat(products).transpose(0, 1).flatten(1)
+
+    def _codes_TKn(self) -> Tensor:
+        """Return the packed bytes as tiles of rows: [tile, in, bytes]."""
+        outputs, inputs = self.scales_GO2.shape[1], 2 * self.packed.shape[1]
+        rows, _ = _layout()
+        return self.packed.view(outputs // rows, inputs, rows // 2)
+
+    def _scales_TG2n(self, scales_GO2: Tensor) -> Tensor:
+        rows, _ = _layout()
+        return scales_GO2.unflatten(1, (-1, rows)).permute(1, 0, 3, 2)
+
+    def _dense(self, bytes_TKn: Tensor, scales_TG2n: Tensor) -> Tensor:
+        """Return tiles of the transposed weight [tile, in, rows] in the dtype of the scales."""
+        codes = self._unpack(bytes_TKn).to(scales_TG2n.dtype).sub_(8)
+        codes = codes.unflatten(1, (scales_TG2n.shape[1], -1))
+        scale, zero = scales_TG2n[:, :, :1], scales_TG2n[:, :, 1:]
+        return torch.addcmul(zero, codes, scale).flatten(1, 2)
+
+    def _unpack(self, bytes_TKn: Tensor) -> Tensor:
+        _, order = _layout()
+        unpacked = torch.cat((bytes_TKn & 15, bytes_TKn >> 4), dim=-1)
+        return unpacked if order is None else unpacked[..., order]
+
+    def quantized(self) -> QuantizedWeight:
+        """Return the weight as codes, scales and zero points, unpacked."""
+        unsigned = self._unpack(self._codes_TKn()).transpose(1, 2).flatten(0, 1)
+        codes = (unsigned.to(torch.int8) - 8).contiguous()
+        scales, zeros = (part.t().contiguous() for part in self.scales_GO2.unbind(-1))
+        points = (-zeros.float() / scales.float()).round_().to(torch.int8)
+        return QuantizedWeight(codes, scales, points if self.has_zeros else None, bits=4)
+
+
+def choose_operator(weight: QuantizedWeight) -> Operator:
+    """Return the fastest operator that fits the weight and the device it is on."""
+    if Int8RowOperator.fits(weight):
+        return Int8RowOperator(weight)
+    if Int4GroupOperator.fits(weight):
+        return Int4GroupOperator(weight)
+    return DequantizeOperator(weight)
+
+
+def _layout() -> tuple[int, Tensor | None]:
+    layout = int4_layout()
+    assert layout is not None
+    return layout
+
+
+@cache
+def int4_layout() -> tuple[int, Tensor | None] | None:
+    """Return how the 4-bit kernel lays rows out on this processor, found by packing known numbers.
+
+    Returns:
+        (rows of a tile, order): byte b of input k in a tile holds the unpacked rows b (low half) and
+        b + rows/2 (high half); `order` sorts them, None if they are sorted. None: an unknown layout.
+    """
+    rows, inputs = torch.arange(INT4_ROWS, dtype=torch.int32), torch.arange(2, dtype=torch.int32)
+    low = _packed_bytes((rows & 15)[:, None].expand(-1, 2))
+    high = _packed_bytes((rows >> 4)[:, None].expand(-1, 2))
+    column = _packed_bytes(inputs.expand(INT4_ROWS, -1)) & 15
+    for tile in (64, 32, 16):
+        expected = torch.arange(2).repeat_interleave(tile // 2).repeat(INT4_ROWS // tile)
+        if torch.equal(column.long(), expected):
+            first = (low[: tile // 2].long(), high[: tile // 2].long())
+            row = torch.cat([(a & 15) + 16 * (b & 15) for a, b in [first]])
+            row = torch.cat([row, (first[0] >> 4) + 16 * (first[1] >> 4)])
+            order = row.argsort()
+            return tile, None if torch.equal(order, torch.arange(tile)) else order
+    return None
+
+
+def _packed_bytes(codes: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.contiguous(), 1)
+    return packed.flatten()

@@ -1,0 +1,55 @@
+"""Weight files written as safetensors, in shards with an index where one file would be too large."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from danlu.files import atomic_file, write_text
+
+MAX_SHARD_BYTES = 5 * 2**30
+
+
+def write_weights(
+    folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write tensors as `model.safetensors`, or as shards and `model.safetensors.index.json`.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        _write(folder / "model.safetensors", tensors, shards[0])
+        return
+    places = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write(folder / file, tensors, names)
+        places |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": sum(map(_size, tensors.values()))}, "weight_map": places}
+    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], names: list[str]) -> None:
+    with atomic_file(path) as temporary:
+        content = {name: tensors[name].detach().cpu().contiguous() for name in names}
+        save_file(content, temporary, metadata={"format": "pt"})
+
+
+def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and used + _size(tensor) > max_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += _size(tensor)
+    return shards
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
