@@ -1,0 +1,1 @@
+"""Generation: sampling parameters, sampler, runner, batches, and `LLM` in front of them."""

@@ -1,0 +1,266 @@
+"""`LLM`: a model folder that answers; prompts and conversations in, text out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from danlu.config.quantize import QuantScheme
+from danlu.engine.generator import Generator
+from danlu.engine.placement import choose_device, choose_dtype
+from danlu.engine.requests import Prompt, build_requests, one_each, prompt_ids
+from danlu.engine.sampling import SamplingParams
+from danlu.engine.sequence import FinishReason, GenerationSequence, Request, TokenLogprob
+from danlu.engine.text import AnswerText
+from danlu.errors import RequestError
+from danlu.loading import load_decoder
+from danlu.models.decoder import Decoder
+from danlu.progress import Progress
+from danlu.tokenizer import IncrementalDecoder, Tokenizer, load_tokenizer
+
+Message = Mapping[str, Any]
+Conversation = Sequence[Message]
+Params = SamplingParams | Sequence[SamplingParams]
+Tools = Sequence[Mapping[str, Any]]
+
+# Tokens of a prompt that decide how its continuation begins: after a word, inside a character.
+CONTEXT_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        text: the answer, without what stopped it.
+        token_ids: its tokens; a stop token, or the tokens of a stop string, are among them.
+        finish_reason: "stop": by a stop token or string; "length": max_tokens or the context is
+            used up.
+        prompt_token_ids: the tokens it continues.
+        logprobs: one entry per token, if asked for.
+        index: which of the prompt's `n` answers this is.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    index: int = 0
+
+
+class LLM:
+    """A model with its tokenizer, ready to answer.
+
+    Args:
+        path: a checkpoint folder.
+        dtype: "auto" (see `danlu.engine.placement.choose_dtype`), a name such as "bf16", or a torch
+            dtype.
+        device: "auto" (the accelerator if there is one), or a torch device.
+        adapter: folder of an adapter to attach.
+        quantize: quantize the weights while loading, as in `load_decoder`.
+
+    Attributes:
+        decoder: the model.
+        tokenizer: the tokenizer.
+    """
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        adapter: str | Path | None = None,
+        quantize: str | QuantScheme | None = None,
+    ) -> None:
+        place = choose_device(device)
+        computes = choose_dtype(dtype, Path(path), place)
+        tokenizer = load_tokenizer(path)
+        self._assemble(load_decoder(path, computes, place, adapter, quantize), tokenizer)
+
+    @classmethod
+    def from_parts(cls, decoder: Decoder, tokenizer: Tokenizer) -> "LLM":
+        """Return an LLM of a model and a tokenizer that are loaded already."""
+        llm = cls.__new__(cls)
+        llm._assemble(decoder, tokenizer)
+        return llm
+
+    def _assemble(self, decoder: Decoder, tokenizer: Tokenizer) -> None:
+        self.decoder = decoder.eval()
+        self.tokenizer = tokenizer
+        self._generator = Generator(decoder)
+
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        params: Params | None = None,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Continue prompts.
+
+        Args:
+            prompts: texts (the model's prefix, such as BOS, is put in front) or lists of token ids
+                (used as they are); a single text counts as a list of one.
+            params: for all prompts, or one for each.
+            progress: hears of each finished answer.
+
+        Returns:
+            The answers in the order of the prompts; with `n` > 1 all answers to a prompt follow
+            each other.
+
+        Raises:
+            RequestError: naming everything that is wrong with any prompt.
+        """
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        _check_kinds(listed)
+        ids = [prompt_ids(prompt, self.tokenizer) for prompt in listed]
+        return self._answer(self._requests(ids, params, continues_text=True), progress)
+
+    @overload
+    def chat(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        tools: Tools | None = None,
+        progress: Progress | None = None,
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Conversation],
+        params: Params | None = None,
+        tools: Tools | None = None,
+        progress: Progress | None = None,
+    ) -> list[Generation]: ...
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        params: Params | None = None,
+        tools: Tools | None = None,
+        progress: Progress | None = None,
+    ) -> Generation | list[Generation]:
+        """Answer conversations, rendered by the model's own chat format.
+
+        Args:
+            messages: one conversation (a list of messages with `role` and `content`), or a list of
+                conversations.
+            params: for all conversations, or one for each.
+            tools: JSON schemas of the functions that the model may call.
+            progress: hears of each finished answer.
+
+        Returns:
+            One `Generation` for one conversation; for a list of conversations a list, ordered as by
+            `generate`.
+
+        Raises:
+            RequestError: if a prompt is too long, or one conversation is asked for `n` > 1 answers.
+            TokenizerError: if there is no chat format or a conversation does not fit it.
+        """
+        single = bool(messages) and isinstance(messages[0], Mapping)
+        if single and any(p.n > 1 for p in one_each(params, 1)):
+            raise RequestError(
+                "One conversation gives one answer, but n > 1 was asked for. "
+                "Give a list, chat([messages], ...), to get a list of answers."
+            )
+        conversations = [messages] if single else messages
+        ids = [self._render(conversation, tools) for conversation in conversations]
+        answers = self._answer(self._requests(ids, params, continues_text=False), progress)
+        return answers[0] if single else answers
+
+    def stream(
+        self,
+        prompt: str | Conversation,
+        params: SamplingParams | None = None,
+        tools: Tools | None = None,
+    ) -> Iterator[str]:
+        """Return an iterator over the pieces of one answer; joined they are its text.
+
+        A piece holds whole characters, and never what may be the beginning of a stop string.
+        Leaving the iterator ends the work.
+
+        Args:
+            prompt: a text to continue, or a conversation to answer.
+            params: `n` must be 1, and log probabilities cannot be streamed.
+            tools: as in `chat`.
+
+        Raises:
+            RequestError: at once, not at the first piece.
+        """
+        params = params or SamplingParams()
+        if params.n > 1 or params.logprobs is not None:
+            raise RequestError(
+                f"A stream is the text of one answer; found n={params.n}, "
+                f"logprobs={params.logprobs}. Use generate or chat for more than that."
+            )
+        is_text = isinstance(prompt, str)
+        ids = prompt_ids(prompt, self.tokenizer) if is_text else self._render(prompt, tools)
+        [request] = self._requests([ids], params, continues_text=is_text)
+        return self._pieces(request)
+
+    def _pieces(self, request: Request) -> Iterator[str]:
+        text = self._follow(request)
+        for _ in self._generator.stream(request, text):
+            piece = text.take()
+            if piece:
+                yield piece
+
+    def _render(self, conversation: Any, tools: Tools | None) -> list[int]:
+        return list(self.tokenizer.render_chat(conversation, tools=tools).ids)
+
+    def _requests(
+        self, prompts: Sequence[list[int]], params: Params | None, *, continues_text: bool
+    ) -> list[Request]:
+        every = one_each(params, len(prompts))
+        eos_ids = self.tokenizer.stop_ids()
+        return build_requests(prompts, every, eos_ids, self.decoder.config, continues_text)
+
+    def _answer(self, requests: Sequence[Request], progress: Progress | None) -> list[Generation]:
+        answers = self._generator.run(requests, self._follow_stops, progress)
+        return [self._generation(sequence) for group in answers for sequence in group]
+
+    def _follow(self, request: Request) -> AnswerText:
+        decoder = IncrementalDecoder(self.tokenizer)
+        if request.continues_text:
+            for token in request.prompt_ids[-CONTEXT_TOKENS:]:
+                decoder.push(token)
+        return AnswerText(decoder, request.params.stop)
+
+    def _follow_stops(self, request: Request) -> AnswerText | None:
+        """Text is followed token by token only where it can end the answer."""
+        return self._follow(request) if request.params.stop else None
+
+    def _generation(self, sequence: GenerationSequence) -> Generation:
+        assert sequence.finish_reason is not None
+        return Generation(
+            text=self._text(sequence),
+            token_ids=sequence.token_ids,
+            finish_reason=sequence.finish_reason,
+            prompt_token_ids=list(sequence.prompt_ids),
+            logprobs=None if sequence.params.logprobs is None else sequence.logprobs,
+            index=sequence.index,
+        )
+
+    def _text(self, sequence: GenerationSequence) -> str:
+        if sequence.text is not None:
+            return sequence.text.text
+        text = self._follow(sequence.request)
+        for token in sequence.token_ids[: -1 if sequence.stopped_by_token else None]:
+            text.push(token)
+        text.finish()
+        return text.text
+
+
+def _check_kinds(prompts: Sequence[Prompt]) -> None:
+    """Refuse a bare list of ids, and anything else that is neither text nor ids."""
+    for number, prompt in enumerate(prompts):
+        is_ids = isinstance(prompt, Sequence) and all(type(token) is int for token in prompt)
+        if not isinstance(prompt, str) and not is_ids:
+            raise RequestError(
+                f"Prompt {number} is {prompt!r}; expected a text or a list of token ids. "
+                "A single prompt of ids is a list in a list: generate([[1, 2, 3]])."
+            )

@@ -1,0 +1,1 @@
+"""Measurements of models: perplexity, comparison of two, exact answers, speed."""
