@@ -1,0 +1,253 @@
+"""The tokenizer every other package uses: text, control tokens and chats over one `TokenModel`."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from danlu.errors import TokenizerError, did_you_mean
+from danlu.files import atomic_file, write_json, write_text
+from danlu.tokenizer.chat import ChatFormat, Message, Rendered, Tool
+from danlu.tokenizer.formats import format_for, format_of_template
+from danlu.tokenizer.incremental import IncrementalDecoder
+from danlu.tokenizer.jinja_format import JinjaFormat
+from danlu.tokenizer.model import Encoded, TokenModel
+from danlu.tokenizer.rendering import render_layout
+from danlu.tokenizer.special import (
+    CONFIG_FILE,
+    TEMPLATE_FILE,
+    AddedToken,
+    Splitter,
+    TokenizerSettings,
+)
+
+
+class Tokenizer:
+    """Text to ids and back, and conversations to ids with roles and a loss mask.
+
+    Built by `load_tokenizer` or `train_bpe`. Nothing changes after that, and every method may be
+    called from several threads.
+
+    Attributes:
+        model: the kind of file behind it.
+        vocab_size: highest id + 1.
+        named: "eos_token" and its like -> control token.
+        special_tokens: control token -> id.
+        bos_id, eos_id, pad_id: ids, or None where the tokenizer has no such token.
+        chat_format: name of the format `render_chat` uses, "jinja" for the folder's own template,
+            None if there is none.
+    """
+
+    def __init__(self, model: TokenModel, settings: TokenizerSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.vocab_size = model.vocab_size
+        defaults = {n: t for n, t in model.default_named.items() if n not in settings.denied}
+        self.named = defaults | settings.named
+        named = self._named_ids()
+        self.bos_id = named.get("bos_token")
+        self.eos_id = named.get("eos_token")
+        self.pad_id = named.get("pad_token")
+        self._unk_id = named.get("unk_token")
+        control = {token.text: token for token in model.added if token.special}
+        for name, token_id in named.items():
+            text = self.named[name]
+            control.setdefault(text, AddedToken(text, token_id))
+        self.special_tokens = {text: token.token_id for text, token in control.items()}
+        self.control_texts = {token.token_id: text for text, token in control.items()}
+        self.control_splitter = Splitter(control.values())
+        self._forbidden = set(self.control_texts) - {self._unk_id}
+
+    def _named_ids(self) -> dict[str, int]:
+        """Return the ids of bos, eos, ... and complain about all that have none at once."""
+        named = {name: self.model.token_id(text) for name, text in self.named.items()}
+        missing = [f"{name} {self.named[name]!r}" for name, i in named.items() if i is None]
+        if missing:
+            raise TokenizerError(
+                f"{self.settings.origin}: the vocabulary has no {', '.join(missing)}. "
+                f"Expected every token named in {CONFIG_FILE} to exist; fix the name or set null."
+            )
+        return {name: token_id for name, token_id in named.items() if token_id is not None}
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Encode `text` without a BOS.
+
+        Control tokens written in the text stay ordinary text, unless `allow_special`.
+        """
+        if allow_special:
+            return self._encode_controls(text)
+        return self.encode_plain(text)
+
+    def encode_plain(self, text: str, *, prefix: bool = True) -> list[int]:
+        """Encode text as text; `prefix` allows the dummy space some tokenizers put in front."""
+        ids = self.model.encode(text, prefix=prefix)
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        return self._encode_broken(text, prefix).ids
+
+    def encode_spans(self, text: str, *, prefix: bool = True) -> Encoded:
+        """As `encode_plain`, with the characters of each token."""
+        encoded = self.model.encode_spans(text, prefix=prefix)
+        if self._forbidden.isdisjoint(encoded.ids):
+            return encoded
+        return self._encode_broken(text, prefix)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode many texts at once on all cores; each as `encode(text)`."""
+        batch = self.model.encode_batch(list(texts))
+        return [
+            ids if self._forbidden.isdisjoint(ids) else self.encode_plain(text)
+            for text, ids in zip(texts, batch, strict=True)
+        ]
+
+    def _encode_controls(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part in self.control_splitter.split(text):
+            if part.token is not None:
+                ids.append(part.token.token_id)
+            else:
+                prefix = not ids or self.model.prefix_after_control
+                ids += self.encode_plain(text[part.start : part.end], prefix=prefix)
+        return ids
+
+    def _encode_broken(self, text: str, prefix: bool) -> Encoded:
+        """Encode text whose model would find a control token in it, cut inside that token.
+
+        Unigram vocabularies hold their control tokens as pieces; a cut after the first character of
+        each keeps them apart.
+        """
+        cuts = [0, *(start + 1 for start in self.control_splitter.starts(text)), len(text)]
+        joined = Encoded([], [])
+        for start, end in itertools.pairwise(cuts):
+            part = self.model.encode_spans(text[start:end], prefix=prefix and start == 0)
+            joined.ids.extend(part.ids)
+            joined.spans.extend((a + start, b + start) for a, b in part.spans)
+        found = self._forbidden.intersection(joined.ids)
+        if found:
+            names = sorted(self.control_texts[token_id] for token_id in found)
+            raise TokenizerError(
+                f"{self.settings.origin}: plain text would become the control token {names}. "
+                "Expected control tokens only where they are meant; remove it from the text."
+            )
+        return joined
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Return the text of `ids`; invalid UTF-8 becomes U+FFFD, ids without token nothing.
+
+        Raises:
+            TokenizerError: for a negative id.
+        """
+        decoder = IncrementalDecoder(self, skip_special)
+        return "".join([decoder.push(token_id) for token_id in ids]) + decoder.finish()
+
+    def prompt_prefix(self) -> list[int]:
+        """Return the ids in front of a raw prompt: `[bos]` where the tokenizer adds one, or []."""
+        add_bos = self.settings.flag("add_bos_token")
+        if add_bos is None:
+            return list(self.model.default_prefix)
+        return [self.bos_id] if add_bos and self.bos_id is not None else []
+
+    @property
+    def chat_format(self) -> str | None:
+        """Name of the format used by default: a built-in name, "jinja" or None."""
+        return self._own_format.name if self._own_format else None
+
+    @cached_property
+    def _own_format(self) -> ChatFormat | None:
+        templates = self.settings.templates()
+        if not templates:
+            return None
+        return format_of_template(templates) or JinjaFormat(templates, self.settings.origin)
+
+    def _format(self, name: str | None) -> ChatFormat:
+        if name is not None:
+            return format_for(name)
+        if self._own_format is None:
+            raise TokenizerError(
+                f"{self.settings.origin} has no chat template (no {TEMPLATE_FILE}, no "
+                f"chat_template in {CONFIG_FILE}). Name one with format=: a built-in format or "
+                "a .jinja file."
+            )
+        return self._own_format
+
+    def stop_ids(self, format: str | None = None) -> list[int]:
+        """Return the ids that end an answer: eos, and the end of a turn of the chat format."""
+        stops = [] if self.eos_id is None else [self.eos_id]
+        if format is not None or self.chat_format is not None:
+            stops += [self.control_id(text) for text in self._format(format).end_of_turn(self)]
+        return list(dict.fromkeys(stops))
+
+    def control_id(self, text: str) -> int:
+        """Return the id of a token that a chat format needs.
+
+        Raises:
+            TokenizerError: if the vocabulary has no such token.
+        """
+        token_id = self.special_tokens.get(text)
+        if token_id is None:
+            token_id = self.model.token_id(text)
+        if token_id is None:
+            raise TokenizerError(
+                f"{self.settings.origin} has no token {text!r}, which the chat format needs."
+                f"{did_you_mean(text, self.special_tokens)} Choose another format, or add it."
+            )
+        return token_id
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None = None,
+        format: str | None = None,
+        add_generation_prompt: bool = True,
+    ) -> Rendered:
+        """Turn a conversation into ids, the one way for training, evaluation and serving.
+
+        Only the format puts control tokens in; the same strings inside a message stay text. The
+        loss mask covers what the assistant writes, its end-of-turn tokens included, never the
+        header. Text is cut where the mask begins, so a prompt's ids are a prefix of the training
+        ids.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` in order.
+            tools: JSON schemas of functions, for templates that know tools.
+            format: a built-in name or the path of a .jinja file; default: the tokenizer's own.
+            add_generation_prompt: open an assistant turn at the end.
+
+        Raises:
+            TokenizerError: for a conversation or template that cannot be rendered.
+        """
+        chosen = self._format(format)
+        return render_layout(self, chosen.layout(self, messages, tools, add_generation_prompt))
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the vocabulary, control tokens, templates and chat format.
+
+        It is the same after saving and loading, and for files that differ in layout only.
+        """
+        settings = self.settings
+        facts = {
+            "named": self.named,
+            "special_tokens": self.special_tokens,
+            "prompt_prefix": self.prompt_prefix(),
+            "templates": settings.templates(),
+            "chat_format": self.chat_format,
+        }
+        digest = hashlib.sha256(self.model.canonical())
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer into `folder`; stock transformers opens it with the same ids.
+
+        Raises:
+            OutputError: if the folder cannot be written.
+        """
+        folder = Path(folder)
+        for name, data in self.model.files().items():
+            with atomic_file(folder / name) as temporary:
+                temporary.write_bytes(data)
+        write_json(folder / CONFIG_FILE, self.settings.saved_config())
+        if self.settings.template is not None:
+            write_text(folder / TEMPLATE_FILE, self.settings.template)

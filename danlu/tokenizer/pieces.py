@@ -1,0 +1,32 @@
+"""The bytes that a token's written form stands for, in the two ways that vocabularies write bytes.
+
+Sources: `bytes_to_unicode` of GPT-2 (byte-level BPE); the byte fallback of sentencepiece.
+"""
+
+from functools import cache
+
+SPACE = "\u2581"  # the visible space of sentencepiece
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """Return the 256 characters that stand for bytes (GPT-2's `bytes_to_unicode`)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def byte_level_bytes(token: str) -> bytes:
+    """Return the bytes a byte-level token spells; a token outside the alphabet is its own text."""
+    alphabet = _byte_alphabet()
+    try:
+        return bytes([alphabet[character] for character in token])
+    except KeyError:
+        return token.encode()
+
+
+def piece_bytes(piece: str) -> bytes:
+    """Return the bytes of a sentencepiece piece: `<0xE4>` is one byte, U+2581 is a space."""
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace(SPACE, " ").encode()

@@ -1,0 +1,70 @@
+"""A layout to ids: the only place where chats are encoded.
+
+Runs of text between control tokens are encoded as a whole, as stock tools do, with one exception:
+a run is cut where the loss mask begins or ends. The prompt that asks for an answer then has
+exactly the ids in front of that answer in training.
+"""
+
+import itertools
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from danlu.tokenizer.chat import CONTROL, ContentSpan, ControlSpan, Layout, Rendered
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.base import Tokenizer
+
+
+def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
+    """Encode a layout; see `Rendered` for what comes out."""
+    rendered = Rendered([], layout.text, [], [], [])
+    after_control = False
+    for start, end, control in _runs(layout):
+        if control is not None:
+            rendered.ids.append(control.token_id)
+            rendered.spans.append((start, end))
+        else:
+            prefix = start == 0 or (after_control and tokenizer.model.prefix_after_control)
+            encoded = tokenizer.encode_spans(layout.text[start:end], prefix=prefix)
+            rendered.ids.extend(encoded.ids)
+            rendered.spans.extend((start + a, start + b) for a, b in encoded.spans)
+        learn = _covers(layout.learned, start)
+        added = len(rendered.ids) - len(rendered.loss_mask)
+        rendered.loss_mask.extend([learn] * added)
+        rendered.roles.extend(_roles(layout, rendered.spans[-added:] if added else [], control))
+        after_control = control is not None
+    return rendered
+
+
+def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
+    """Return (start, end, control) of every run that is encoded on its own."""
+    cuts = sorted({position for span in layout.learned for position in span})
+    runs: list[tuple[int, int, ControlSpan | None]] = []
+    position = 0
+    end_of_text = ControlSpan(len(layout.text), len(layout.text), -1)
+    for control in [*layout.controls, end_of_text]:
+        inside = [cut for cut in cuts if position < cut < control.start]
+        edges = [position, *inside, control.start]
+        runs += [(a, b, None) for a, b in itertools.pairwise(edges) if a < b]
+        if control is not end_of_text:
+            runs.append((control.start, control.end, control))
+        position = control.end
+    return runs
+
+
+def _covers(spans: list[tuple[int, int]], position: int) -> bool:
+    index = bisect_right(spans, position, key=lambda span: span[0]) - 1
+    return index >= 0 and position < spans[index][1]
+
+
+def _roles(layout: Layout, spans: list[tuple[int, int]], control: ControlSpan | None) -> list[str]:
+    if control is not None:
+        return [CONTROL]
+    return [_role_at(layout.contents, start) for start, _ in spans]
+
+
+def _role_at(contents: list[ContentSpan], position: int) -> str:
+    index = bisect_right(contents, position, key=lambda span: span.start) - 1
+    if index >= 0 and position < contents[index].end:
+        return contents[index].role
+    return CONTROL

@@ -1,0 +1,185 @@
+"""Control tokens: what a folder declares about them, and finding them in text.
+
+Source: `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` as written by
+transformers (4.x and 5.x).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import TokenizerError
+
+NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+CONFIG_FILE = "tokenizer_config.json"
+MAP_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token matched as a whole string before anything else is done to a text."""
+
+    text: str
+    token_id: int
+    special: bool = True  # a control token, which plain text can never become
+    lstrip: bool = False  # takes the white space before it along
+    rstrip: bool = False
+    single_word: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of text: `token` says that it is one added token, None that it is plain."""
+
+    start: int
+    end: int
+    token: AddedToken | None
+
+
+class Splitter:
+    """Cuts text at added tokens, longest match first."""
+
+    def __init__(self, tokens: Iterable[AddedToken]) -> None:
+        ordered = sorted(tokens, key=lambda token: (-len(token.text), token.text))
+        self._by_group = {f"t{index}": token for index, token in enumerate(ordered)}
+        alternatives = [
+            f"{_before(token)}(?P<{group}>{re.escape(token.text)}){_after(token)}"
+            for group, token in self._by_group.items()
+        ]
+        self._pattern = re.compile("|".join(alternatives)) if alternatives else None
+        starts = "|".join(re.escape(token.text) for token in ordered)
+        self._starts = re.compile(f"(?=(?:{starts}))") if ordered else None
+
+    def split(self, text: str) -> Iterator[Part]:
+        """Yield the parts of `text` in order; together they cover it."""
+        position = 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            if match.start() > position:
+                yield Part(position, match.start(), None)
+            yield Part(match.start(), match.end(), self._by_group[match.lastgroup or ""])
+            position = match.end()
+        if position < len(text):
+            yield Part(position, len(text), None)
+
+    def starts(self, text: str) -> list[int]:
+        """Return every position where some token begins, overlapping ones too."""
+        return [match.start() for match in self._starts.finditer(text)] if self._starts else []
+
+
+def _before(token: AddedToken) -> str:
+    return (r"\s*" if token.lstrip else "") + (r"(?<!\w)" if token.single_word else "")
+
+
+def _after(token: AddedToken) -> str:
+    return (r"(?!\w)" if token.single_word else "") + (r"\s*" if token.rstrip else "")
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What the side files of a tokenizer folder say; `config` is kept as read, to save it again."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)  # "eos_token" -> "</s>"
+    denied: frozenset[str] = frozenset()  # names that are null: there is no such token
+    additional: tuple[str, ...] = ()  # further control tokens
+    declared: tuple[AddedToken, ...] = ()  # added_tokens_decoder and added_tokens.json
+    template: str | None = None  # content of chat_template.jinja
+    origin: str = "the tokenizer"
+
+    def flag(self, name: str) -> bool | None:
+        """Return a true/false setting, None where the folder does not say.
+
+        Raises:
+            TokenizerError: if it is something else.
+        """
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise TokenizerError(
+                f"{self.origin}: {CONFIG_FILE} has {name} = {value!r}; expected true or false."
+            )
+        return value
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return the `tokenizer_config.json` that says what all the side files said."""
+        extra = {"additional_special_tokens": list(self.additional)} if self.additional else {}
+        return extra | self.config | self.named
+
+    def templates(self) -> dict[str, str]:
+        """Return the chat templates by name; `chat_template.jinja` wins over the config's."""
+        if self.template is not None:
+            return {"default": self.template}
+        value = self.config.get("chat_template")
+        if isinstance(value, str):
+            return {"default": value}
+        if isinstance(value, list):
+            return {str(entry["name"]): str(entry["template"]) for entry in value}
+        return {}
+
+
+def read_settings(folder: Path) -> TokenizerSettings:
+    """Read the side files of a tokenizer folder; each may be absent.
+
+    Raises:
+        TokenizerError: if one is not a JSON object.
+    """
+    config = read_json_object(folder / CONFIG_FILE)
+    mapped = {**read_json_object(folder / MAP_FILE), **config}
+    extra = mapped.get("additional_special_tokens") or mapped.get("extra_special_tokens") or []
+    template = folder / TEMPLATE_FILE
+    return TokenizerSettings(
+        config=config,
+        named={name: _text_of(mapped[name]) for name in NAMED if mapped.get(name)},
+        denied=frozenset(name for name in NAMED if name in mapped and not mapped[name]),
+        additional=tuple(_text_of(entry) for entry in _values(extra)),
+        declared=tuple(_declared(config, read_json_object(folder / ADDED_FILE))),
+        template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        origin=str(folder),
+    )
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`, or an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise TokenizerError(f"'{path}' cannot be read as JSON: {error}. Fetch it again.") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"'{path}' holds a {type(value).__name__}; expected a JSON object.")
+    return value
+
+
+def _values(extra: Any) -> list[Any]:
+    return list(extra.values()) if isinstance(extra, dict) else list(extra)
+
+
+def _text_of(entry: Any) -> str:
+    return str(entry["content"]) if isinstance(entry, dict) else str(entry)
+
+
+def _declared(config: dict[str, Any], added: dict[str, Any]) -> Iterator[AddedToken]:
+    decoder = config.get("added_tokens_decoder") or {}
+    for token_id, entry in decoder.items():
+        yield added_token(int(token_id), entry)
+    known = {entry["content"] for entry in decoder.values()}
+    for text, token_id in added.items():
+        if text not in known:  # the old file has no flags: everything in it was a control token
+            yield AddedToken(text, int(token_id))
+
+
+def added_token(token_id: int, entry: dict[str, Any]) -> AddedToken:
+    """Return the token an `added_tokens` entry describes."""
+    return AddedToken(
+        text=entry["content"],
+        token_id=token_id,
+        special=bool(entry.get("special", True)),
+        lstrip=bool(entry.get("lstrip", False)),
+        rstrip=bool(entry.get("rstrip", False)),
+        single_word=bool(entry.get("single_word", False)),
+    )
