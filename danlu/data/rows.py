@@ -81,11 +81,12 @@ def _begins_with(path: Path, mark: bytes) -> bool:
 
 def _rows_of_list(path: Path, problems: Problems) -> Iterator[tuple[str, object]]:
     """Decode the items of a JSON list one by one, so that each knows its first line."""
+    known_problems = len(problems)
     text = "\n".join(line for _, line in read_lines(path, problems))
-    if problems:
+    if len(problems) > known_problems:
         return
-    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    at = _skip_blank(text, at)
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    at = _skip_blank(text, text.index("[") + 1)
     while not text.startswith("]", at):
         line, counted = line + text.count("\n", counted, at), at
         try:

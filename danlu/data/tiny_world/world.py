@@ -38,8 +38,11 @@ TRIES = 50  # to find an instruction that was not given yet
 
 
 def is_reserved(text: str) -> bool:
-    """Return whether an English sentence (or list of numbers) is kept for held-out use."""
-    digest = hashlib.sha256(text.encode()).digest()
+    """Return whether an English sentence (or list of numbers) is kept for held-out use.
+
+    With "Then" in front it is the same sentence.
+    """
+    digest = hashlib.sha256(text.removeprefix("Then ").encode()).digest()
     return int.from_bytes(digest[:4], "big") % 100 < RESERVED_PERCENT
 
 

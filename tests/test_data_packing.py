@@ -1,0 +1,211 @@
+"""Packing, collating, sampling and the ledger: every token once, nothing lost without a word."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.data.batch import IGNORE, PADDING, Batch, collate
+from danlu.data.ledger import Ledger
+from danlu.data.packing import PackedRow, TokenDocument, fit_documents, pack, split_document
+from danlu.data.sampler import RowSampler
+from danlu.errors import DataError, ShapeError
+
+
+def documents_of(lengths: list[int]) -> list[TokenDocument]:
+    """Return documents whose ids are all different, so that a lost or doubled token shows."""
+    made, start = [], 0
+    for number, length in enumerate(lengths):
+        made.append(TokenDocument(list(range(start, start + length)), None, f"x:{number}"))
+        start += length
+    return made
+
+
+LENGTHS = st.lists(st.integers(0, 60), max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 3))
+def test_every_token_is_packed_exactly_once(lengths, max_seq_len, seed):
+    documents = documents_of(lengths)
+    rows = pack(documents, max_seq_len, seed)
+    ids = [token for row in rows for document in row.documents for token in document.ids]
+    assert sorted(ids) == list(range(sum(lengths)))
+    assert all(0 < row.num_tokens <= max_seq_len for row in rows)
+    for row in rows:
+        for document in row.documents:
+            assert document.ids == list(range(document.ids[0], document.ids[-1] + 1))
+    assert rows == pack(documents, max_seq_len, seed)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_best_fit_wastes_little(lengths):
+    rows = pack(documents_of(lengths), 40)
+    assert sum(row.num_tokens <= 20 for row in rows) <= 1
+    assert len(rows) <= 11 / 9 * (sum(lengths) / 40) * 1.5 + 1
+
+
+def test_packing_is_fast():
+    documents = documents_of([1 + number * 7919 % 150 for number in range(20_000)])
+    start = time.perf_counter()
+    rows = pack(documents, 256)
+    assert time.perf_counter() - start < 2.0
+    assert sum(row.num_tokens for row in rows) / (256 * len(rows)) > 0.99
+
+
+def test_the_seed_moves_documents_of_one_length():
+    documents = documents_of([8] * 50)
+    assert pack(documents, 16, seed=0) != pack(documents, 16, seed=1)
+
+
+def test_split_pieces_are_documents_of_their_own():
+    document = TokenDocument(list(range(7)), [False, True] * 3 + [True], "x:1")
+    pieces = split_document(document, 3)
+    assert [piece.ids for piece in pieces] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert pieces[1].targets_mask == [True, False, True]
+
+
+def test_pack_refuses_what_it_would_have_to_cut():
+    with pytest.raises(DataError, match="x:1: 3 tokens, more than max_seq_len 2"):
+        pack([TokenDocument([1, 2, 3], [True] * 3, "x:1")], 2)
+    with pytest.raises(DataError, match="max_seq_len is 0"):
+        pack([], 0)
+    with pytest.raises(DataError, match="one entry per token"):
+        TokenDocument([1, 2], [True], "x:1")
+
+
+# ---------------------------------------------------------------- long documents
+
+
+def chats() -> list[TokenDocument]:
+    """Return one that fits, one long, one whose answer would be cut off, one with no target."""
+    return [
+        TokenDocument([1, 2, 3], [False, False, True], "x:1"),
+        TokenDocument([1] * 6, [False] * 2 + [True] * 4, "x:2"),
+        TokenDocument([1] * 6, [False] * 5 + [True], "x:3"),
+        TokenDocument([1, 2], [True, False], "x:4"),
+    ]
+
+
+def test_truncate_keeps_beginnings_and_notes_them():
+    ledger = Ledger()
+    fitted = fit_documents(chats(), 4, "truncate", ledger)
+    assert [len(document.ids) for document in fitted] == [3, 4]
+    assert ledger.summary() == {
+        "kept": 1,
+        "truncated": 1,
+        "dropped": 2,
+        "truncated_rows": [{"origin": "x:2", "reason": "6 tokens, more than max_seq_len 4"}],
+        "dropped_rows": [
+            {
+                "origin": "x:3",
+                "reason": "6 tokens, more than max_seq_len 4; nothing to learn would be left",
+            },
+            {"origin": "x:4", "reason": "no token to learn"},
+        ],
+    }
+
+
+def test_drop_and_the_limit_of_dropped_rows():
+    ledger = Ledger()
+    assert len(fit_documents(chats(), 4, "drop", ledger)) == 1
+    with pytest.raises(DataError, match=r"3 of 4 rows would be dropped(.|\n)*x:2: 6 tokens"):
+        ledger.check()
+    ledger.check(max_dropped=3)
+
+
+def test_error_lists_all_long_documents():
+    with pytest.raises(DataError, match=r"2 documents are too long(.|\n)*x:2(.|\n)*x:3"):
+        fit_documents(chats(), 4, "error", Ledger())
+
+
+def test_split_keeps_all_tokens():
+    ledger = Ledger()
+    fitted = fit_documents(documents_of([10, 3]), 4, "split", ledger)
+    assert [len(document.ids) for document in fitted] == [4, 4, 2, 3]
+    assert ledger.kept == 2
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(DataError, match="No row is left"):
+        Ledger().check()
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_collate_by_hand():
+    plain = TokenDocument([5, 6, 7], None, "x:1")
+    chat = TokenDocument([1, 2, 3, 4], [True, False, True, True], "x:2")
+    batch = collate([PackedRow([plain, chat]), PackedRow([plain])], pad_id=9)
+    assert batch.tokens_BT.tolist() == [[5, 6, 7, 1, 2, 3, 4], [5, 6, 7, 9, 9, 9, 9]]
+    assert batch.targets_BT.tolist() == [
+        [6, 7, IGNORE, IGNORE, 3, 4, IGNORE],
+        [6, 7, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE],
+    ]
+    assert batch.documents_BT.tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0] + [PADDING] * 4]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 0, 0, 0, 0]]
+    assert batch.num_targets == 6
+    assert all(tensor.dtype == torch.int64 for tensor in tensors(batch))
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    return [batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=20))
+def test_targets_of_a_batch_are_the_next_learned_tokens(masks):
+    documents = [
+        TokenDocument(ids.ids, mask, ids.origin)
+        for ids, mask in zip(documents_of([len(mask) for mask in masks]), masks, strict=True)
+    ]
+    batch = collate(pack(documents, 16), length=16)
+    learned = batch.targets_BT[batch.targets_BT != IGNORE].tolist()
+    expected = [
+        token
+        for document, mask in zip(documents, masks, strict=True)
+        for token, learn in list(zip(document.ids, mask, strict=True))[1:]
+        if learn
+    ]
+    assert sorted(learned) == sorted(expected)
+    assert batch.num_targets == len(expected)
+    rows, places = torch.nonzero(batch.targets_BT != IGNORE, as_tuple=True)
+    assert torch.equal(
+        batch.targets_BT[rows, places], batch.tokens_BT[rows, (places + 1).clamp(max=15)]
+    )
+
+
+def test_collate_refuses_what_does_not_fit():
+    row = PackedRow(documents_of([3]))
+    with pytest.raises(ShapeError, match="3 tokens to the length 2"):
+        collate([row], length=2)
+    with pytest.raises(ShapeError, match="0 rows"):
+        collate([])
+    assert collate([row]).to("cpu").num_targets == 2
+
+
+# ---------------------------------------------------------------- sampler
+
+
+@given(st.integers(1, 9), st.integers(0, 3), st.lists(st.integers(0, 7), max_size=12))
+def test_the_stream_does_not_depend_on_how_it_is_cut(num_rows, seed, cuts):
+    whole = RowSampler(num_rows, seed).take(sum(cuts))
+    sampler = RowSampler(num_rows, seed)
+    parts = []
+    for cut in cuts:
+        parts += sampler.take(cut)
+        sampler = RowSampler(num_rows, seed, consumed=sampler.consumed)  # resume here
+    assert parts == whole
+    for start in range(0, len(whole) - num_rows + 1, num_rows):
+        assert sorted(whole[start : start + num_rows]) == list(range(num_rows))
+
+
+def test_epochs_and_seeds_differ():
+    sampler = RowSampler(100, seed=0)
+    first, second = sampler.take(100), sampler.take(100)
+    assert first != second
+    assert sampler.epoch == 2
+    assert first != RowSampler(100, seed=1).take(100)
+    with pytest.raises(DataError, match="0 rows"):
+        RowSampler(0, 0)
