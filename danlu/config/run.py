@@ -6,35 +6,9 @@ from pydantic import Field, model_validator
 
 from danlu.config.adapter import LoraConfig
 from danlu.config.base import Config
+from danlu.config.model import ModelShape
 
 Precision = Literal["fp32", "bf16"]
-
-
-class ModelShape(Config):
-    """The sizes of a Llama-style decoder trained from scratch; the tokenizer fixes its vocabulary."""
-
-    hidden_size: int = Field(256, ge=2, description="width of the residual stream")
-    intermediate_size: int = Field(768, ge=1, description="width inside the gated MLP")
-    num_layers: int = Field(6, ge=1, description="number of blocks")
-    num_heads: int = Field(4, ge=1, description="query heads; they share hidden_size evenly")
-    num_kv_heads: int = Field(4, ge=1, description="key/value heads; a divisor of num_heads")
-    max_seq_len: int = Field(1024, ge=2, description="longest sequence, in tokens, that it is for")
-    tie_word_embeddings: bool = Field(True, description="use the embedding as the output head")
-    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary wavelengths")
-    rms_norm_eps: float = Field(1e-5, gt=0, description="added to the mean square in the norms")
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> Self:
-        if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} cannot be shared by num_heads {self.num_heads}: "
-                "each head needs an equal and even number of dims"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads {self.num_kv_heads} is no divisor of num_heads {self.num_heads}"
-            )
-        return self
 
 
 class TrainOptions(Config):
@@ -68,6 +42,9 @@ class TrainOptions(Config):
     precision: Precision = Field(
         "fp32",
         description="fp32, or bf16: computes in bfloat16 with float32 master weights and gradients",
+    )
+    device: str = Field(
+        "auto", description="auto (the accelerator if there is one), cpu, cuda, cuda:1, ..."
     )
     save_dtype: Precision | None = Field(
         None, description="dtype of the model that is written at the end; null: as precision"

@@ -1,0 +1,122 @@
+"""`danlu finetune`: a model further on conversations, with a LoRA adapter or whole."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.adapters.lora import attach_lora
+from danlu.commands.manifest import folder_hash
+from danlu.commands.training import (
+    TrainingRows,
+    check_length,
+    check_stamp,
+    counts,
+    pack_rows,
+    training_device,
+    training_job,
+    write_model,
+    write_stamp,
+)
+from danlu.config.run import FinetuneRun
+from danlu.data.conversations import read_conversations
+from danlu.data.encoding import encode_conversations
+from danlu.data.packing import TokenDocument
+from danlu.errors import CheckpointError
+from danlu.files import atomic_folder, only_run
+from danlu.loading import load_decoder, save_adapter
+from danlu.models.decoder import Decoder
+from danlu.progress import Progress, Silent
+from danlu.tokenizer import Tokenizer, load_tokenizer
+from danlu.train.loop import train
+from danlu.train.manifest import data_files
+from danlu.train.precision import DTYPES, Masters
+from danlu.train.run_folder import RunFolder, RunResult
+
+
+def run_finetune(run: FinetuneRun, progress: Progress | None = None) -> RunResult:
+    """Teach a model conversations; write `adapter/`, or `model/` if all weights are trained.
+
+    Only what the assistant writes is learned. The same run in the same folder goes on where it
+    stopped; a finished one is returned at once.
+
+    Raises:
+        ConfigError, DataError, TokenizerError: if the run, its rows or the chat format is wrong.
+        CheckpointError: if the model cannot be opened.
+        OutputError: if the folder holds something else, is in use or cannot be written.
+        TrainingError: at a loss or gradient that is not finite.
+        KeyboardInterrupt: after Ctrl-C, once the running step is saved.
+    """
+    progress = progress or Silent()
+    output = "model" if run.adapter is None else "adapter"
+    with only_run(Path(run.out)):
+        tokenizer, inputs = _open_inputs(run)
+        folder = RunFolder(Path(run.out), "finetune", run, inputs, output)
+        return folder.finished() or _train(run, tokenizer, folder, progress)
+
+
+def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return the tokenizer, and the hashes of everything the run is made of."""
+    base = Path(run.model)
+    if not base.is_dir():
+        raise CheckpointError(
+            f"There is no model at '{base}'; expected the folder of a checkpoint. "
+            "Correct `model` in the run file."
+        )
+    tokenizer = load_tokenizer(base)
+    check_stamp(base, tokenizer)
+    return tokenizer, {
+        "data": data_files([*run.data.instruction_paths, run.data.held_out]),
+        "tokenizer": tokenizer.fingerprint(),
+        "model": {"path": run.model, "sha256": folder_hash(base)},
+    }
+
+
+def _train(
+    run: FinetuneRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
+) -> RunResult:
+    rows = _rows(run, tokenizer, progress)
+    decoder, masters = _trainable(run)
+    check_length(decoder, run.data.max_seq_len)
+    job = training_job(decoder, masters, rows, run.train, run.seed)
+    with folder.recording(rows.ledgers(), counts(decoder, rows, job.steps)):
+        outcome = train(job, folder.path, progress)
+        with atomic_folder(folder.output, replace=True) as temporary:
+            if run.adapter is None:
+                write_model(decoder, masters, tokenizer, temporary, run.train, run.data.chat_format)
+            else:
+                save_adapter(decoder, temporary, run.model)
+                write_stamp(temporary, tokenizer, run.data.chat_format)
+        return folder.finish(outcome)
+
+
+def _trainable(run: FinetuneRun) -> tuple[Decoder, Masters]:
+    """Return the model to train: whole, or with its base frozen in the compute dtype."""
+    device, dtype = training_device(run.train), DTYPES[run.train.precision]
+    if run.adapter is None:
+        decoder = load_decoder(run.model, torch.float32, device)
+        return decoder, Masters(decoder, dtype)
+    decoder = load_decoder(run.model, dtype, device)
+    attach_lora(decoder, run.adapter, torch.Generator().manual_seed(run.seed))
+    return decoder.to(device), Masters(decoder)
+
+
+def _rows(run: FinetuneRun, tokenizer: Tokenizer, progress: Progress) -> TrainingRows:
+    data = run.data
+    held_out = [] if data.held_out is None else [data.held_out]
+    return pack_rows(
+        _documents(data.instruction_paths, tokenizer, data.chat_format, progress),
+        _documents(held_out, tokenizer, data.chat_format, progress),
+        data.max_seq_len,
+        "drop",
+        run.seed,
+        data.max_dropped,
+    )
+
+
+def _documents(
+    paths: Sequence[str], tokenizer: Tokenizer, chat_format: str | None, progress: Progress
+) -> list[TokenDocument]:
+    conversations = [row for path in paths for row in read_conversations(path)]
+    return encode_conversations(tokenizer, conversations, chat_format, progress)

@@ -1,0 +1,1 @@
+"""Training: one loop; objective, data source and trainable weights are what differs."""

@@ -1,0 +1,132 @@
+"""Cross-entropy from hidden states, a chunk of positions at a time: full logits never exist.
+
+The gradient with respect to hidden states and head is computed in the forward pass, while a
+chunk's probabilities are at hand, so nothing of size tokens x vocabulary is kept or recomputed.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from danlu.data.batch import IGNORE
+from danlu.models.decoder import Decoder
+from danlu.nn.linear import Linear
+
+_LOGITS_PER_CHUNK = 2**22  # 16 MiB in float32: stays near the cores
+_LEAST_CHUNK_TOKENS = 256  # fewer rows make slow matrix products
+
+
+def chunk_size(vocab_size: int) -> int:
+    """Return how many positions are projected at once."""
+    return max(_LEAST_CHUNK_TOKENS, _LOGITS_PER_CHUNK // vocab_size)
+
+
+def head_loss(
+    decoder: Decoder, hidden_BTD: Tensor, targets_BT: Tensor, chunk_tokens: int | None = None
+) -> Tensor:
+    """Return the summed cross-entropy (float32 scalar) of all positions that have a target.
+
+    Args:
+        decoder: projects hidden states to logits.
+        hidden_BTD: what enters the head.
+        targets_BT: id to predict at each position; `IGNORE` where there is none.
+        chunk_tokens: positions projected at once; None: chosen by the size of the vocabulary.
+    """
+    chunk_tokens = chunk_tokens or chunk_size(decoder.config.vocab_size)
+    positions_N = (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
+    hidden_ND = hidden_BTD.flatten(0, -2).index_select(0, positions_N)
+    targets_N = targets_BT.flatten().index_select(0, positions_N)
+    head = decoder.lm_head
+    is_product = type(decoder).logits is Decoder.logits and type(head) is Linear
+    if is_product and head.bias_or_none() is None:
+        return chunked_cross_entropy(hidden_ND, head.dense_weight(), targets_N, chunk_tokens)
+    return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens)
+
+
+def chunked_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
+) -> Tensor:
+    """Return sum of -log softmax(hidden W^T)[target] as a float32 scalar.
+
+    The softmax is float32 whatever the inputs are. Backward may run once.
+    """
+    with_grad = torch.is_grad_enabled()
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, targets_N, chunk_tokens, with_grad
+    )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        chunk_tokens: int,
+        with_grad: bool,
+    ) -> Tensor:
+        wants_hidden, wants_weight = (with_grad and need for need in ctx.needs_input_grad[:2])
+        grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
+        grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        loss = hidden_ND.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(hidden_ND), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
+            log_p_CV = F.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=torch.float32)
+            loss -= log_p_CV.gather(1, targets_C1).sum()
+            if grad_ND is None and grad_VD is None:
+                continue
+            error_CV = _prediction_error(log_p_CV, targets_C1).to(hidden_ND.dtype)
+            if grad_ND is not None:
+                torch.mm(error_CV, weight_VD, out=grad_ND[chunk])
+            if grad_VD is not None:
+                _add_product(grad_VD, error_CV.T, hidden_CD)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.gradients = (grad_ND, grad_VD)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("Backward through the chunked loss a second time; it runs once.")
+        (grad_ND, grad_VD), ctx.gradients = ctx.gradients, None  # they are scaled in place
+        (scale,) = grad_outputs
+        grad_ND = None if grad_ND is None else grad_ND.mul_(scale)
+        grad_VD = None if grad_VD is None else grad_VD.mul_(scale).to(ctx.weight_dtype)
+        return grad_ND, grad_VD, None, None, None
+
+
+def _prediction_error(log_p_CV: Tensor, targets_C1: Tensor) -> Tensor:
+    """Turn log probabilities, in place, into softmax minus one-hot: the gradient of the logits."""
+    p_CV = log_p_CV.exp_()
+    return p_CV.scatter_add_(1, targets_C1, p_CV.new_full((1, 1), -1.0).expand_as(targets_C1))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to the float32 `total`."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
+
+
+def _checkpointed_cross_entropy(
+    decoder: Decoder, hidden_ND: Tensor, targets_N: Tensor, chunk_tokens: int
+) -> Tensor:
+    """The same for any head: each chunk's logits are computed again in the backward pass."""
+
+    def chunk_loss(hidden_CD: Tensor, targets_C: Tensor) -> Tensor:
+        return F.cross_entropy(decoder.logits(hidden_CD).float(), targets_C, reduction="sum")
+
+    loss = hidden_ND.new_zeros((), dtype=torch.float32)
+    chunks = zip(
+        torch.split(hidden_ND, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True
+    )
+    for hidden_CD, targets_C in chunks:
+        loss = loss + checkpoint(chunk_loss, hidden_CD, targets_C, use_reentrant=False)
+    return loss

@@ -1,0 +1,66 @@
+"""What run.json tells about a run: versions, inputs with their hashes, counts of parameters."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import danlu
+from danlu.data.packing import PackedRow
+from danlu.data.sources import EXTENSIONS
+from danlu.train.checkpoint import file_sha256
+
+MANIFEST = "run.json"
+_LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "pydantic")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of danlu, python, the platform and the libraries that decide numbers."""
+    return {
+        "danlu": danlu.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in _LIBRARIES},
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def data_files(paths: Iterable[str | None]) -> list[dict[str, Any]]:
+    """Return path, size and hash of each data file; of a folder, of every file that is read.
+
+    Paths that do not exist are left out: whoever reads them says so.
+    """
+    files: list[Path] = []
+    for path in (Path(path) for path in paths if path is not None):
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files += [file for file in found if file.is_file() and file.suffix in EXTENSIONS]
+    return [_described(file) for file in files]
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Return how many parameters the model has, tied ones once, and how many are trained."""
+    parameters = list(model.parameters())
+    return {
+        "total": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def packing_counts(rows: Sequence[PackedRow], max_seq_len: int) -> dict[str, int | float]:
+    """Return how many documents, tokens and rows there are, and how full the rows are."""
+    tokens = sum(row.num_tokens for row in rows)
+    return {
+        "documents": sum(len(row.documents) for row in rows),
+        "tokens": tokens,
+        "targets": sum(row.num_targets for row in rows),
+        "rows": len(rows),
+        "packing_efficiency": round(tokens / max(1, len(rows) * max_seq_len), 4),
+    }
+
+
+def _described(file: Path) -> dict[str, Any]:
+    return {"path": str(file), "bytes": file.stat().st_size, "sha256": file_sha256(file)}
