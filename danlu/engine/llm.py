@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -24,6 +24,7 @@ Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 Params = SamplingParams | Sequence[SamplingParams]
 Tools = Sequence[Mapping[str, Any]]
+Quantize = Literal["int8", "int4"] | QuantScheme
 
 # Tokens of a prompt that decide how its continuation begins: after a word, inside a character.
 CONTEXT_TOKENS = 4
@@ -76,7 +77,7 @@ class LLM:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         adapter: str | Path | None = None,
-        quantize: str | QuantScheme | None = None,
+        quantize: Quantize | None = None,
     ) -> None:
         place = choose_device(device)
         computes = choose_dtype(dtype, Path(path), place)
@@ -161,7 +162,7 @@ class LLM:
             RequestError: if a prompt is too long, or one conversation is asked for `n` > 1 answers.
             TokenizerError: if there is no chat format or a conversation does not fit it.
         """
-        single = bool(messages) and isinstance(messages[0], Mapping)
+        single = _is_conversation(messages)
         if single and any(p.n > 1 for p in one_each(params, 1)):
             raise RequestError(
                 "One conversation gives one answer, but n > 1 was asked for. "
@@ -197,9 +198,11 @@ class LLM:
                 f"A stream is the text of one answer; found n={params.n}, "
                 f"logprobs={params.logprobs}. Use generate or chat for more than that."
             )
-        is_text = isinstance(prompt, str)
-        ids = prompt_ids(prompt, self.tokenizer) if is_text else self._render(prompt, tools)
-        [request] = self._requests([ids], params, continues_text=is_text)
+        if isinstance(prompt, str):
+            ids = prompt_ids(prompt, self.tokenizer)
+        else:
+            ids = self._render(prompt, tools)
+        [request] = self._requests([ids], params, continues_text=isinstance(prompt, str))
         return self._pieces(request)
 
     def _pieces(self, request: Request) -> Iterator[str]:
@@ -253,6 +256,17 @@ class LLM:
             text.push(token)
         text.finish()
         return text.text
+
+
+def _is_conversation(messages: Conversation | Sequence[Conversation]) -> bool:
+    """Whether it is one conversation, not a list of them."""
+    if isinstance(messages, str | Mapping) or not messages:
+        raise RequestError(
+            f"Cannot answer {messages!r}; expected a conversation such as "
+            '[{"role": "user", "content": "..."}], or a list of conversations. '
+            "To continue a text, use generate."
+        )
+    return isinstance(messages[0], Mapping)
 
 
 def _check_kinds(prompts: Sequence[Prompt]) -> None:

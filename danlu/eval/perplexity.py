@@ -137,7 +137,7 @@ def _score_rows(decoder: Decoder, rows: Sequence[list[int]]) -> list[float]:
         F.cross_entropy(float_logits(decoder, hidden_ND[part]), targets_N[part], reduction="none")
         for part in logit_chunks(decoder.config.vocab_size, len(targets))
     ]
-    per_row = torch.cat(losses).cpu().double().split([len(row) - 1 for row in rows])
+    per_row = torch.split(torch.cat(losses).cpu().double(), [len(row) - 1 for row in rows])
     return [float(losses_T.sum()) for losses_T in per_row]
 
 
