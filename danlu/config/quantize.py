@@ -1,6 +1,6 @@
 """How a model is quantized."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,13 +14,28 @@ class QuantScheme(Config):
 
     method: Literal["rtn"] = Field("rtn", description="rtn: round to nearest")
     bits: Literal[4, 8] = Field(4, description="bits per weight")
-    group_size: int = Field(
-        32, description="inputs that share a scale; -1: one scale per output row", ge=-1
+    group_size: int | None = Field(
+        None,
+        description="inputs that share a scale, -1 for a whole row; by default 32 for 4 bits and "
+        "a whole row for 8",
+        ge=-1,
     )
-    symmetric: bool = Field(False, description="no zero points; codes are symmetric around 0")
+    symmetric: bool | None = Field(
+        None, description="no zero points; by default true for 8 bits and false for 4"
+    )
     head_bits: Literal[4, 8, 16] = Field(
         8, description="bits of the output head; 16 leaves it as it is"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """Let the bits decide what was left open."""
+        if not isinstance(values, dict):
+            return values
+        eight = values.get("bits") == 8
+        given = {key: value for key, value in values.items() if value is not None}
+        return {"group_size": -1 if eight else 32, "symmetric": eight, **given}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -29,7 +44,4 @@ class QuantScheme(Config):
         return self
 
 
-PRESETS: dict[str, QuantScheme] = {
-    "int8": QuantScheme(bits=8, group_size=-1, symmetric=True, head_bits=8),
-    "int4": QuantScheme(bits=4, group_size=32, symmetric=False, head_bits=8),
-}
+PRESETS: dict[str, QuantScheme] = {"int8": QuantScheme(bits=8), "int4": QuantScheme(bits=4)}

@@ -15,6 +15,7 @@ from danlu.models.decoder import Decoder
 from danlu.models.family import Family, detect_family, discover
 from danlu.models.published import Published
 from danlu.nn.linear import Linear, LinearLike
+from danlu.nn.packed import PackedLinear, can_pack
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.rtn import quantize_rtn
 
@@ -117,6 +118,13 @@ def rounding(scheme: QuantScheme) -> LinearFactory:
         return QuantizedLinear(quantize_rtn(weight, chosen, name), bias)
 
     return make
+
+
+def packed(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
+    """Return a linear layer laid out for inference on this machine."""
+    if weight.device.type == "cpu" and can_pack(weight.dtype):
+        return PackedLinear(weight, bias)
+    return dense(name, weight.clone(), bias)
 
 
 def scheme_for(name: str, scheme: QuantScheme) -> QuantScheme | None:

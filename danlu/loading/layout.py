@@ -8,6 +8,7 @@ from danlu.models.decoder import Decoder
 from danlu.weights.rules import Layout
 
 HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def published_layout(decoder: Decoder) -> Layout:

@@ -10,21 +10,23 @@ from torch import Size, Tensor, nn
 from danlu.config.quantize import PRESETS, QuantScheme
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
 from danlu.loading.adapting import load_adapter
+from danlu.loading.fusing import Fusion
 from danlu.loading.building import (
     LinearFactory,
     decoder_from_config,
     family_named,
+    packed,
     read_json,
     read_model_config,
     rounding,
 )
-from danlu.loading.layout import HEAD, published_layout
+from danlu.loading.layout import EMBEDDING, HEAD, published_layout
 from danlu.models.decoder import Decoder
 from danlu.models.published import Published
 from danlu.nn.linear import Linear
 from danlu.quantize.format import QuantFormat, find_format
 from danlu.quantize.linear import QuantizedLinear
-from danlu.weights.files import WeightFile, find_weight_files, stream
+from danlu.weights.files import SafetensorsFile, WeightFile, find_weight_files, stream
 from danlu.weights.rules import Entry
 
 
@@ -35,7 +37,7 @@ def load_decoder(
     adapter: str | Path | None = None,
     quantize: Literal["int8", "int4"] | QuantScheme | None = None,
     family: str | None = None,
-    convert: LinearFactory | None = None,
+    for_inference: bool = False,
 ) -> Decoder:
     """Return the decoder of a checkpoint folder, in evaluation mode.
 
@@ -46,7 +48,8 @@ def load_decoder(
         adapter: folder of a LoRA adapter to attach.
         quantize: round the linear layers to integers while they stream in.
         family: name of the family, where config.json does not tell it.
-        convert: makes the linear layer of an arriving weight; default: plain dense.
+        for_inference: fuse the projections of a block that share an input, and lay weights out as
+            this machine's kernels want them; the decoder can then neither be trained nor saved.
 
     Raises:
         UnsupportedModelError: if no family opens the folder.
@@ -54,11 +57,14 @@ def load_decoder(
     """
     folder = Path(path)
     decoder = decoder_from_config(read_model_config(folder), family)
+    convert = packed if for_inference else None
     if quantize is not None:
         convert = rounding(PRESETS[quantize] if isinstance(quantize, str) else quantize)
-    WeightReader(folder, decoder, dtype, torch.device(device), convert).run()
+    fuse = for_inference and adapter is None
+    WeightReader(folder, decoder, dtype, torch.device(device), convert, fuse).run()
     if adapter is not None:
         load_adapter(decoder, Path(adapter))
+    decoder.prepared_for_inference = for_inference
     return decoder.eval()
 
 
@@ -81,6 +87,7 @@ class WeightReader:
         dtype: torch.dtype,
         device: torch.device,
         convert: LinearFactory | None,
+        fuse: bool,
     ) -> None:
         assert decoder.published is not None
         self.folder = folder
@@ -88,6 +95,7 @@ class WeightReader:
         self.dtype = dtype
         self.device = device
         self.convert = convert
+        self.fusion = Fusion(decoder, convert) if fuse and convert else None
         self.published = decoder.published
         self.family = family_named(self.published.family)
         self.layout = published_layout(decoder)
@@ -146,10 +154,15 @@ class WeightReader:
     def _put(self, name: str, tensor: Tensor) -> None:
         """Make `tensor` the parameter `name`, or a converted linear layer of it."""
         owner, _, leaf = name.rpartition(".")
+        if self.fusion and self.fusion.take(owner, leaf, tensor.to(self.device, self.dtype)):
+            return
         module = self.decoder.get_submodule(owner)
         if leaf == "weight" and isinstance(module, Linear) and self.convert:
             weight = tensor.to(self.device, self.dtype)
             self.decoder.replace_linear(owner, self.convert(owner, weight, module.bias))
+        elif self.convert and name == EMBEDDING:
+            # It stays mapped from the file: only rows that are looked up take memory.
+            module.register_parameter(leaf, nn.Parameter(tensor.to(self.device, self.dtype)))
         else:  # copied, so that no page of the file stays mapped
             own = tensor.to(self.device, self.dtype, copy=True).contiguous()
             module.register_parameter(leaf, nn.Parameter(own))
@@ -206,8 +219,17 @@ class WeightReader:
         if self.convert:
             embedding = self.decoder.model.embed_tokens.weight.detach()
             self.decoder.lm_head = self.convert("lm_head", embedding, None)
+            self._map_embedding_again()
         else:
             self.decoder.tie_head()
+
+    def _map_embedding_again(self) -> None:
+        """Give back the pages of the embedding that making the head has read."""
+        for file in find_weight_files(self.folder):
+            for name in file.names():
+                entry = self._entry(name)
+                if entry and entry.ours == (EMBEDDING,) and isinstance(file, SafetensorsFile):
+                    self._put(EMBEDDING, file.read(name))
 
     def _record(self) -> None:
         generation = self.folder / "generation_config.json"

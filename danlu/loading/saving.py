@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.errors import QuantizationError
+from danlu.errors import CheckpointError, QuantizationError
 from danlu.files import write_json
 from danlu.loading.building import family_named
 from danlu.loading.layout import HEAD, published_layout
@@ -42,8 +42,14 @@ def save_decoder(
     Raises:
         OutputError: if the folder cannot be written.
         QuantizationError: if a published tensor is quantized in part.
+        CheckpointError: if the decoder was prepared for inference.
     """
     assert decoder.published is not None
+    if decoder.prepared_for_inference:
+        raise CheckpointError(
+            "This decoder was prepared for inference: its layers are fused and packed. "
+            "Load it again without for_inference=True to save it."
+        )
     folder = Path(folder)
     quantized = _quantized_layers(decoder)
     tensors = _published_tensors(decoder, quantized, dtype)

@@ -21,6 +21,8 @@ ROLES = {
     "v_proj": "column",
     "gate_proj": "column",
     "up_proj": "column",
+    "qkv_proj": "column",
+    "gate_up_proj": "column",
     "o_proj": "row",
     "down_proj": "row",
     "lm_head": "vocab",
@@ -94,9 +96,11 @@ class Decoder(nn.Module):
         model: the backbone; training and serving call it with their own attention context.
         lm_head: the output projection.
         published: how its checkpoint was written, so that saving gives back the same; None if fresh.
+        prepared_for_inference: layers are fused and packed; it can neither be trained nor saved.
     """
 
     published: Published | None = None
+    prepared_for_inference: bool = False
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ training and serving.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class AttentionContext(Protocol):
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values (arXiv:1706.03762, arXiv:2305.13245)."""
 
+    fuses: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj")
+
     def __init__(
         self,
         layer: AttentionLayer,
@@ -64,7 +66,8 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
         """Return the attention output [B, T, D]."""
         q, k, v = self.project(x_BTD, rotation)
-        return self.o_proj(attn.attend(self.layer, q, k, v).flatten(-2))
+        out_BTD: Tensor = self.o_proj(attn.attend(self.layer, q, k, v).flatten(-2))
+        return out_BTD
 
     def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, d], rotated keys and plain values [B, T, K, d]."""
@@ -72,6 +75,40 @@ class Attention(nn.Module):
         q_BTHd = rotation(self.q_proj(x_BTD).unflatten(-1, split))
         k_BTKd = rotation(self.k_proj(x_BTD).unflatten(-1, split))
         return q_BTHd, k_BTKd, self.v_proj(x_BTD).unflatten(-1, split)
+
+    def fused(self, linear: LinearLike) -> "FusedAttention":
+        """Return this attention with one projection for queries, keys and values."""
+        sizes = [getattr(self, name).out_features // self.head_dim for name in self.fuses]
+        return FusedAttention(self.layer, self.head_dim, (sizes[0], sizes[1]), linear, self.o_proj)
+
+
+class FusedAttention(nn.Module):
+    """`Attention` for inference: one product and one rotation for queries and keys together."""
+
+    def __init__(
+        self,
+        layer: AttentionLayer,
+        head_dim: int,
+        num_heads: tuple[int, int],
+        qkv_proj: LinearLike,
+        o_proj: LinearLike,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = head_dim
+        self.num_query_heads, self.num_kv_heads = num_heads
+        self.qkv_proj = qkv_proj
+        self.o_proj = o_proj
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
+        """Return the attention output [B, T, D]."""
+        heads = self.qkv_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
+        turned = self.num_query_heads + self.num_kv_heads
+        rotated, v_BTKd = rotation(heads[..., :turned, :]), heads[..., turned:, :]
+        q_BTHd = rotated[..., : self.num_query_heads, :]
+        k_BTKd = rotated[..., self.num_query_heads :, :]
+        out_BTD: Tensor = self.o_proj(attn.attend(self.layer, q_BTHd, k_BTKd, v_BTKd).flatten(-2))
+        return out_BTD
 
 
 class DenseContext:

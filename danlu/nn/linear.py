@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +62,12 @@ class HasLinears(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter."""
+
+
+class Fusable(Protocol):
+    """A block with linear layers on one input, which may become one layer for inference."""
+
+    fuses: ClassVar[tuple[str, ...]]
+
+    def fused(self, linear: LinearLike) -> nn.Module:
+        """Return the block with `linear`, whose rows are those of all `fuses` in order."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +22,8 @@ ACTIVATIONS: dict[str, Activation] = {
 class GatedMLP(nn.Module):
     """activation(gate(x)) * up(x), then down (arXiv:2002.05202)."""
 
+    fuses: ClassVar[tuple[str, ...]] = ("gate_proj", "up_proj")
+
     def __init__(
         self, hidden_size: int, intermediate_size: int, *, activation: str, bias: bool = False
     ) -> None:
@@ -32,12 +35,28 @@ class GatedMLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return the block's output [B, T, D]."""
-        down: Tensor = self.down_proj(self.gated(x_BTD))
+        down: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return down
 
-    def gated(self, x_BTD: Tensor) -> Tensor:
-        """Return activation(gate) * up, [B, T, F]."""
-        return self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)
+    def fused(self, linear: LinearLike) -> "FusedGatedMLP":
+        """Return this block with one projection for gate and up."""
+        return FusedGatedMLP(self.activation, linear, self.down_proj)
+
+
+class FusedGatedMLP(nn.Module):
+    """`GatedMLP` for inference: one product for gate and up."""
+
+    def __init__(self, activation: Activation, gate_up: LinearLike, down: LinearLike) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate_up_proj = gate_up
+        self.down_proj = down
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the block's output [B, T, D]."""
+        gate_BTF, up_BTF = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+        down: Tensor = self.down_proj(self.activation(gate_BTF) * up_BTF)
+        return down
 
 
 class PlainMLP(nn.Module):

@@ -20,7 +20,8 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
         QuantizationError: if the group size does not divide the inputs, or a weight is not finite.
     """
     inputs = weight_OI.shape[1]
-    group = inputs if scheme.group_size == -1 else scheme.group_size
+    group = scheme.group_size or -1
+    group = inputs if group == -1 else group
     if inputs % group:
         raise QuantizationError(
             f"{name} has {inputs} inputs, which groups of {group} do not divide. "

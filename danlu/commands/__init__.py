@@ -1,0 +1,1 @@
+"""What each command does, callable from Python: typed in, typed result out, no terminal."""

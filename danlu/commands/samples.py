@@ -1,0 +1,57 @@
+"""What models are compared on: the user's text, or text that the reference model writes itself."""
+
+from pathlib import Path
+
+from danlu.data.sources import read_corpus
+from danlu.engine.llm import LLM
+from danlu.engine.sampling import SamplingParams
+from danlu.eval.scoring import by_length
+from danlu.models.decoder import Decoder
+from danlu.progress import Progress
+from danlu.tokenizer import Tokenizer
+
+MAX_TEXT_TOKENS = 16_384
+WRITTEN_TEXTS = 16
+WRITTEN_TOKENS = 128
+
+
+def comparison_batches(
+    decoder: Decoder, tokenizer: Tokenizer, text: Path | None, progress: Progress
+) -> list[list[list[int]]]:
+    """Return batches of token rows that fit the model's context.
+
+    Args:
+        decoder: the reference.
+        tokenizer: its tokenizer.
+        text: a corpus; None: the reference writes texts, sampled at temperature 1 with a fixed seed.
+        progress: of the writing.
+
+    Raises:
+        DataError: if the text cannot be read or is empty.
+    """
+    if text is None:
+        rows = _written_rows(decoder, tokenizer, progress)
+    else:
+        rows = _text_rows(tokenizer, text, decoder.config.max_seq_len)
+    return [[rows[i] for i in batch] for batch in by_length([len(row) for row in rows])]
+
+
+def _written_rows(decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> list[list[int]]:
+    start = tokenizer.prompt_prefix() or [tokenizer.eos_id or 0]
+    room = min(WRITTEN_TOKENS, decoder.config.max_seq_len - len(start))
+    params = SamplingParams(n=WRITTEN_TEXTS, max_tokens=room, temperature=1.0, seed=0)
+    answers = LLM.from_parts(decoder, tokenizer).generate([start], params, progress)
+    return [[*answer.prompt_token_ids, *answer.token_ids] for answer in answers]
+
+
+def _text_rows(tokenizer: Tokenizer, text: Path, max_seq_len: int) -> list[list[int]]:
+    """Return the documents in windows, up to a budget of tokens."""
+    rows: list[list[int]] = []
+    budget = MAX_TEXT_TOKENS
+    for document in read_corpus(text):
+        ids = [*tokenizer.prompt_prefix(), *tokenizer.encode(document.text)][:budget]
+        rows += [ids[i : i + max_seq_len] for i in range(0, len(ids), max_seq_len)]
+        budget -= len(ids)
+        if budget <= 0:
+            break
+    return rows
