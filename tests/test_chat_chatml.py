@@ -8,6 +8,7 @@ from tokenizer_cases import random_conversation, tiny_tokenizer
 
 from danlu.errors import TokenizerError
 from danlu.tokenizer import Rendered, load_tokenizer
+from danlu.tokenizer.chat import SegmentFormat
 from danlu.tokenizer.formats import find_format, format_names
 
 TALK = [
@@ -84,6 +85,23 @@ def test_a_jinja_copy_of_chatml_gives_the_same_tokens(tmp_path: Path) -> None:
             assert (other.ids, other.text) == (ours.ids, ours.text)
             assert (other.loss_mask, other.spans) == (ours.loss_mask, ours.spans)
     assert tokenizer.stop_ids(str(template)) == tokenizer.stop_ids("chatml")
+
+
+def test_another_format_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    template = tmp_path / "bare.jinja"
+    template.write_text("{{ messages[0].content }}{{ eos_token }}")
+    other = tokenizer.with_chat_format(str(template))
+    assert other.fingerprint() != tokenizer.fingerprint()
+    other.save(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
+    assert again.fingerprint() == other.fingerprint()
+    assert again.render_chat(TALK).text == "Be brief.<|endoftext|>"
+    assert again.with_chat_format("chatml").fingerprint() == tokenizer.fingerprint()
+    bare = SegmentFormat("ids-only", ("user",), (), lambda messages, prompt: [])
+    monkeypatch.setattr("danlu.tokenizer.base.format_for", lambda name: bare)
+    with pytest.raises(TokenizerError, match=r"'ids-only' has no Jinja template"):
+        tokenizer.with_chat_format("ids-only")
 
 
 def test_formats_are_found_by_file_name() -> None:

@@ -124,6 +124,23 @@ def test_a_named_token_is_control_even_when_the_file_does_not_say_so(tmp_path: P
     assert tokenizer.encode("<end>", allow_special=True) == [tokenizer.eos_id]
 
 
+def test_additional_control_tokens_that_are_plain_vocabulary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_tokenizer().save(tmp_path)
+    extra = ["the", "<nowhere>"]
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"additional_special_tokens": extra})
+    )
+    tokenizer = load_tokenizer(tmp_path)
+    assert "the vocabulary has no '<nowhere>'" in caplog.text
+    control = tokenizer.special_tokens["the"]
+    assert control in tiny_tokenizer().encode("the")
+    assert control not in tokenizer.encode("the")
+    assert tokenizer.decode(tokenizer.encode("the the")) == "the the"
+    assert tokenizer.encode("the", allow_special=True) == [control]
+
+
 def test_unigram_vocabularies_cannot_spell_their_control_pieces(tmp_path: Path) -> None:
     pieces = [("<unk>", 0.0), ("</s>", 0.0), *((c, -2.0) for c in "\u2581abcs<>/")]
     backend = Backend(models.Unigram(pieces, unk_id=0, byte_fallback=False))
@@ -270,6 +287,23 @@ def test_broken_files(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(TokenizerError, match=r"holds a list; expected a JSON object"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b'{"chat_template": [1]}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {}}}'),
+        ("tokenizer_config.json", b'{"eos_token": {"text": "x"}}'),
+        ("chat_template.jinja", b"\xff\xfe"),
+        ("added_tokens.json", b'{"<x>": "many"}'),
+    ],
+)
+def test_broken_side_files(tmp_path: Path, name: str, content: bytes) -> None:
+    tiny_tokenizer().save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"A side file of the tokenizer in .* not as exp"):
         load_tokenizer(tmp_path)
 
 

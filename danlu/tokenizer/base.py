@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from danlu.tokenizer.special import (
     Splitter,
     TokenizerSettings,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Tokenizer:
@@ -51,10 +54,7 @@ class Tokenizer:
         self.eos_id = named.get("eos_token")
         self.pad_id = named.get("pad_token")
         self._unk_id = named.get("unk_token")
-        control = {token.text: token for token in model.added if token.special}
-        for name, token_id in named.items():
-            text = self.named[name]
-            control.setdefault(text, AddedToken(text, token_id))
+        control = self._control_tokens(named)
         self.special_tokens = {text: token.token_id for text, token in control.items()}
         self.control_texts = {token.token_id: text for text, token in control.items()}
         self.control_splitter = Splitter(control.values())
@@ -70,6 +70,19 @@ class Tokenizer:
                 f"Expected every token named in {CONFIG_FILE} to exist; fix the name or set null."
             )
         return {name: token_id for name, token_id in named.items() if token_id is not None}
+
+    def _control_tokens(self, named: dict[str, int]) -> dict[str, AddedToken]:
+        """Return every control token by its text, ordered as declared."""
+        control = {token.text: token for token in self.model.added if token.special}
+        for name, token_id in named.items():
+            control.setdefault(self.named[name], AddedToken(self.named[name], token_id))
+        for text in self.settings.additional:
+            found = self.model.token_id(text)
+            if found is None:
+                logger.warning("%s: the vocabulary has no %r", self.settings.origin, text)
+            else:
+                control.setdefault(text, AddedToken(text, found))
+        return control
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Encode `text` without a BOS.
@@ -171,6 +184,20 @@ class Tokenizer:
                 "a .jinja file."
             )
         return self._own_format
+
+    def with_chat_format(self, format: str) -> "Tokenizer":
+        """Return this tokenizer with another chat format as its own, which `save` writes.
+
+        Raises:
+            TokenizerError: if there is no such format, or no template that could be saved.
+        """
+        template = format_for(format).template
+        if template is None:
+            raise TokenizerError(
+                f"The chat format {format!r} has no Jinja template, so it cannot be saved with "
+                "the tokenizer. Pass it as format= where it is needed."
+            )
+        return Tokenizer(self.model, self.settings.with_template(template))
 
     def stop_ids(self, format: str | None = None) -> list[int]:
         """Return the ids that end an answer: eos, and the end of a turn of the chat format."""

@@ -7,7 +7,7 @@ transformers (4.x and 5.x).
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ class TokenizerSettings:
             )
         return value
 
+    def with_template(self, template: str) -> "TokenizerSettings":
+        """Return the settings with this chat template instead of the folder's."""
+        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        return replace(self, config=config, template=template)
+
     def saved_config(self) -> dict[str, Any]:
         """Return the `tokenizer_config.json` that says what all the side files said."""
         extra = {"additional_special_tokens": list(self.additional)} if self.additional else {}
@@ -125,9 +130,21 @@ def read_settings(folder: Path) -> TokenizerSettings:
     """Read the side files of a tokenizer folder; each may be absent.
 
     Raises:
-        TokenizerError: if one is not a JSON object.
+        TokenizerError: if one cannot be read, or holds something else than expected.
     """
+    try:
+        return _read_settings(folder)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        names = ", ".join((CONFIG_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE))
+        raise TokenizerError(
+            f"A side file of the tokenizer in '{folder}' ({names}) is not as expected: {error!r}. "
+            "Fetch them again."
+        ) from None
+
+
+def _read_settings(folder: Path) -> TokenizerSettings:
     config = read_json_object(folder / CONFIG_FILE)
+    _check_templates(config.get("chat_template"))
     mapped = {**read_json_object(folder / MAP_FILE), **config}
     extra = mapped.get("additional_special_tokens") or mapped.get("extra_special_tokens") or []
     template = folder / TEMPLATE_FILE
@@ -140,6 +157,16 @@ def read_settings(folder: Path) -> TokenizerSettings:
         template=template.read_text(encoding="utf-8") if template.is_file() else None,
         origin=str(folder),
     )
+
+
+def _check_templates(value: Any) -> None:
+    named = isinstance(value, list) and all(
+        isinstance(entry, dict) and {"name", "template"} <= set(entry) for entry in value
+    )
+    if not (value is None or isinstance(value, str) or named):
+        raise ValueError(
+            f"chat_template is {value!r:.60}, expected text or a list of name and template"
+        )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -66,17 +66,7 @@ def train_bpe(
         )
     template = find_format(chat_format).template
     backend = _train(texts, vocab_size, max_token_bytes, progress or Silent())
-    settings = TokenizerSettings(
-        config={
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": False,
-            "clean_up_tokenization_spaces": False,
-        },
-        named={"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT},
-        additional=CONTROL_TOKENS[1:],
-        template=template,
-        origin="the trained tokenizer",
-    )
+    settings = _settings(template)
     folder = TokenizerFolder(Path("."), settings, None)
     tokenizer = Tokenizer(TokenizerJson(json.loads(backend.to_str()), folder), settings)
     tokenizer.stop_ids()  # raises if the format needs control tokens that are not there
@@ -87,6 +77,20 @@ def train_bpe(
             vocab_size,
         )
     return tokenizer
+
+
+def _settings(template: str | None) -> TokenizerSettings:
+    return TokenizerSettings(
+        config={
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": False,
+            "clean_up_tokenization_spaces": False,
+        },
+        named={"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT},
+        additional=CONTROL_TOKENS[1:],
+        template=template,
+        origin="the trained tokenizer",
+    )
 
 
 def _train(
