@@ -37,13 +37,10 @@ def ask_sorting(rng: random.Random, numbers: list[int], language: str) -> tuple[
 
 
 def ask_about(rng: random.Random, story: Story, language: str) -> tuple[str, str]:
-    """Return (user text, answer): the story, and its question on a line below.
-
-    The story must have a question.
-    """
-    assert story.question is not None
-    wording = rng.choice(story.question.wordings).said(language)
-    return f"{story_text(story, language)}\n{wording}", story.question.answer.said(language)
+    """Return (user text, answer): the story, and one of its questions on a line below."""
+    question = rng.choice(story.questions)
+    wording = rng.choice(question.wordings).said(language)
+    return f"{story_text(story, language)}\n{wording}", question.answer.said(language)
 
 
 def ask(

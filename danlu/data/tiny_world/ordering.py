@@ -56,7 +56,7 @@ def sort_story(rng: random.Random) -> Story:
         f"{who.en} took {many} cards: {drawn.en}.", f"{who.zh}拿了{many}张卡片：{drawn.zh}。"
     )
     sentences = (took, *some_asides(rng, *NAMES))
-    return Story("sort", sentences, sort_question(numbers), (drawn.en,))
+    return Story("sort", sentences, (sort_question(numbers),), (drawn.en,))
 
 
 # ---------------------------------------------------------------- a way through town
@@ -95,7 +95,7 @@ def order_story(rng: random.Random) -> Story:
         ", ".join(place.en for place in places), "、".join(place.zh for place in places)
     )
     statement = Phrase(f"In order, the places were: {answer.en}.", f"先后去的地方是：{answer.zh}。")
-    return Story("order", tuple(sentences), Question(wordings, answer, statement))
+    return Story("order", tuple(sentences), (Question(wordings, answer, statement),))
 
 
 # ---------------------------------------------------------------- where it is
@@ -122,14 +122,14 @@ def where_story(rng: random.Random) -> Story:
     if rng.random() < DISTRACTOR_SHARE:
         pet, at = a(rng.choice(PETS), rng.choice(FUR)), rng.choice(PET_SPOTS)
         sentences.append(Phrase(f"There was {pet.en} {at.en}.", f"{at.zh}有{pet.zh}。"))
-    asked = rng.randrange(2)
-    it, mover = the(things[asked]), people[1 - asked]
     if rng.random() < MOVED_SHARE:
-        moved = _put(mover, it, where)
-        sentences.append(Phrase(f"Then {moved.en}", f"然后，{moved.zh}"))
-    else:
-        where = spots[asked]
-    return Story("where", tuple(sentences), _where_question(it, where))
+        moved = rng.randrange(2)
+        put, spots[moved] = _put(people[1 - moved], the(things[moved]), where), where
+        sentences.append(Phrase(f"Then {put.en}", f"然后，{put.zh}"))
+    questions = [
+        _where_question(the(thing), spot) for thing, spot in zip(things, spots, strict=True)
+    ]
+    return Story("where", tuple(sentences), tuple(questions))
 
 
 def _put(who: Person, it: Phrase, spot: Phrase) -> Phrase:

@@ -13,6 +13,7 @@ from danlu.data.tiny_world.words import (
     NAMES,
     PLACES,
     THINGS,
+    THREE_COLOURS_SHARE,
     Noun,
     Person,
     Phrase,
@@ -68,7 +69,7 @@ def who_story(rng: random.Random) -> Story:
     )
     statement = Phrase(f"Now {owner.en} has {it.en}.", f"现在{it.zh}在{owner.zh}手里。")
     question = Question(questions, Phrase(owner.en, owner.zh), statement)
-    return Story("who", tuple(sentences), question)
+    return Story("who", tuple(sentences), (question,))
 
 
 def _as_subject(person: Person, *, by_name: bool) -> Phrase:
@@ -132,7 +133,7 @@ def count_story(rng: random.Random) -> Story:
         remain = Phrase(f"{left.en} {is_left} left.", f"还剩{left.zh}。")
         statement = rng.choice([statement, remain])
     answer = Phrase(str(after), f"{after}{noun.measure}")
-    return Story("count", sentences, Question(wordings, answer, statement))
+    return Story("count", sentences, (Question(wordings, answer, statement),))
 
 
 # ---------------------------------------------------------------- colours
@@ -154,22 +155,20 @@ def colour_story(rng: random.Random) -> Story:
     """Two people have things of different colours."""
     people, colours = rng.sample(NAMES, 2), rng.sample(COLOURS, 3)
     things = rng.sample(THINGS, 2)
-    owned = [
-        (people[0], things[0], colours[0]),
-        (people[1], rng.choice(things), colours[1]),
-    ]
-    if rng.random() < 0.5:
+    owned = [(people[0], things[0], colours[0]), (people[1], rng.choice(things), colours[1])]
+    if rng.random() < THREE_COLOURS_SHARE:
         owned.append((people[0], things[1], colours[2]))
     rng.shuffle(owned)
-    who, thing, colour = rng.choice(owned)
-    sentences = [_owns(rng, *each) for each in owned]
+    sentences = tuple(_owns(rng, *each) for each in owned)
+    return Story("colour", sentences, tuple(_colour_question(*each) for each in owned))
+
+
+def _colour_question(who: Person, thing: Noun, colour: Phrase) -> Question:
+    en, zh = f"{who.en}'s {thing.en}", f"{who.zh}的{thing.zh}"
     wordings = (
-        Phrase(f"What colour is {who.en}'s {thing.en}?", f"{who.zh}的{thing.zh}是什么颜色的？"),
-        Phrase(
-            f"What is the colour of {who.en}'s {thing.en}?", f"{who.zh}的{thing.zh}是什么颜色？"
-        ),
+        Phrase(f"What colour is {en}?", f"{zh}是什么颜色的？"),
+        Phrase(f"What is the colour of {en}?", f"{zh}是什么颜色？"),
     )
-    statement = Phrase(
-        f"So {who.en}'s {thing.en} is {colour.en}.", f"所以{who.zh}的{thing.zh}是{colour.zh}的。"
+    return Question(
+        wordings, colour, Phrase(f"So {en} is {colour.en}.", f"所以{zh}是{colour.zh}的。")
     )
-    return Story("colour", tuple(sentences), Question(wordings, colour, statement))

@@ -37,13 +37,13 @@ class Story:
     Attributes:
         kind: what is asked: who, count, sort, order, colour, where; or day, where nothing is.
         sentences: the story itself.
-        question: None for a day.
+        questions: what can be asked about it; nothing for a day.
         facts: beside the sentences, what decides whether the story is held out.
     """
 
     kind: str
     sentences: tuple[Phrase, ...]
-    question: Question | None = None
+    questions: tuple[Question, ...] = ()
     facts: tuple[str, ...] = ()
 
 

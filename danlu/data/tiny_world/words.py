@@ -7,23 +7,37 @@ from typing import NamedTuple
 
 # ---------------------------------------------------------------- difficulty knobs
 # The tables below are cut to these sizes; fewer words and shorter stories are easier to learn.
-NUM_NAMES = 12
-NUM_THINGS = 12
+NUM_NAMES = 8
+NUM_THINGS = 10
 NUM_FOODS = 6
-NUM_ANIMALS = 7
-NUM_COLOURS = 8
-NUM_PLACES = 9
-NUM_SPOTS = 8
+NUM_ANIMALS = 6
+NUM_COLOURS = 7
+NUM_PLACES = 8
+NUM_SPOTS = 7
 MAX_COUNT = 10  # the largest number of things anybody has
 FEWER_SHARE = 0.6  # counting stories where things go away; in the others more come
 NUM_SORTED = 3  # how many numbers are put in order, each from 1 to 9
 MAX_HAND_OVERS = 2
 THREE_STOPS_SHARE = 0.6  # ways through town with three stops; the others have two
+THREE_COLOURS_SHARE = 0.5  # colour stories with three things; the others have two
 MOVED_SHARE = 0.3  # where-stories in which the thing is moved
 DISTRACTOR_SHARE = 0.3  # stories with a sentence that has nothing to do with the question
-QUESTION_SHARE = 0.6  # corpus stories that end with a question and its answer
+QUESTION_SHARE = 0.75  # corpus stories with questions and answers at their end
+MAX_QUESTIONS = 2  # about one story, in each language
 CODE_SHARE = 0.05  # corpus documents that are Python snippets
 RESERVED_PERCENT = 8  # share of all sentences that only held-out stories and tests may use
+
+
+# How often each kind of story is told in the corpus: what is hard to learn, more often.
+STORY_WEIGHTS = {
+    "who": 2,
+    "count": 3,
+    "sort": 1,
+    "order": 2,
+    "colour": 2,
+    "where": 2,
+    "day": 1,
+}
 
 
 class Phrase(NamedTuple):
@@ -64,11 +78,11 @@ NAMES = (
     Person("Anna", "安娜", *SHE),
     Person("Jack", "杰克", *HE),
     Person("Lucy", "露西", *SHE),
-    Person("Mike", "迈克", *HE),
-    Person("Mary", "玛丽", *SHE),
     Person("Peter", "彼得", *HE),
     Person("Meimei", "美美", *SHE),
     Person("Dawei", "大伟", *HE),
+    Person("Mike", "迈克", *HE),
+    Person("Mary", "玛丽", *SHE),
     Person("Tingting", "婷婷", *SHE),
     Person("Lele", "乐乐", *HE),
 )[:NUM_NAMES]
@@ -76,9 +90,7 @@ NAMES = (
 THINGS = (
     Noun("ball", "balls", "球", "个"),
     Noun("book", "books", "书", "本"),
-    Noun("cup", "cups", "杯子", "个"),
     Noun("hat", "hats", "帽子", "顶"),
-    Noun("kite", "kites", "风筝", "只"),
     Noun("pen", "pens", "笔", "支"),
     Noun("flower", "flowers", "花", "朵"),
     Noun("key", "keys", "钥匙", "把"),
@@ -86,6 +98,8 @@ THINGS = (
     Noun("doll", "dolls", "娃娃", "个"),
     Noun("scarf", "scarves", "围巾", "条"),
     Noun("coat", "coats", "外套", "件"),
+    Noun("cup", "cups", "杯子", "个"),
+    Noun("kite", "kites", "风筝", "只"),
 )[:NUM_THINGS]
 
 FOODS = (

@@ -20,8 +20,14 @@ from danlu.data.tiny_world.day import day_story
 from danlu.data.tiny_world.instructions import KINDS, ask, story_text
 from danlu.data.tiny_world.ordering import order_story, sort_story, where_story
 from danlu.data.tiny_world.owning import colour_story, count_story, who_story
-from danlu.data.tiny_world.story import Question, Story
-from danlu.data.tiny_world.words import CODE_SHARE, QUESTION_SHARE, RESERVED_PERCENT, Phrase
+from danlu.data.tiny_world.story import Story
+from danlu.data.tiny_world.words import (
+    CODE_SHARE,
+    MAX_QUESTIONS,
+    QUESTION_SHARE,
+    RESERVED_PERCENT,
+    STORY_WEIGHTS,
+)
 from danlu.files import write_text
 
 Split = Literal["train", "test"]
@@ -121,7 +127,8 @@ class TinyWorld:
 def draw_story(rng: random.Random, kind: str | None, *, held_out: bool) -> Story:
     """Return a story of `kind` (None: any) on the wanted side of the split."""
     while True:
-        story = STORIES[kind or rng.choice(list(STORIES))](rng)
+        drawn = kind or rng.choices(list(STORY_WEIGHTS), list(STORY_WEIGHTS.values()))[0]
+        story = STORIES[drawn](rng)
         if is_held_out(story) == held_out:
             return story
 
@@ -130,39 +137,35 @@ def draw_story(rng: random.Random, kind: str | None, *, held_out: bool) -> Story
 
 
 def document(rng: random.Random, story: Story) -> str:
-    """Return the story in both languages, with its question or a closing statement.
+    """Return the story in both languages, with questions or a closing statement.
 
     Either language may come first; the languages alternate by sentence or by paragraph. A question
     and its answer stand on lines of their own, and never at the end.
     """
     languages = rng.sample(["en", "zh"], 2)
-    question = story.question
-    asked = question is not None and rng.random() < QUESTION_SHARE
-    if rng.random() < 0.5:
+    asked = bool(story.questions) and rng.random() < QUESTION_SHARE
+    by_sentence, lines = rng.random() < 0.5, []
+    if by_sentence:
         lines = [line.said(language) for line in story.sentences for language in languages]
-        lines += _question_lines(rng, question, languages) if question and asked else []
-    else:
-        lines = []
-        for language in languages:
-            lines.append(story_text(story, language))
-            lines += _question_lines(rng, question, [language]) if question and asked else []
-    return "\n".join([*lines, *_closing(rng, question, languages, asked=asked)])
+    for language in languages:
+        lines += [] if by_sentence else [story_text(story, language)]
+        lines += _answered(rng, story, language) if asked else []
+    return "\n".join([*lines, *_closing(rng, story, languages[asked:])])
 
 
-def _question_lines(rng: random.Random, question: Question, languages: list[str]) -> list[str]:
-    wording = rng.choice(question.wordings)
-    pairs: list[Phrase] = [wording, question.answer]
-    return [line.said(language) for language in languages for line in pairs]
+def _answered(rng: random.Random, story: Story, language: str) -> list[str]:
+    """Return questions with their answers, in an order of their own for each language."""
+    chosen = rng.sample(story.questions, min(MAX_QUESTIONS, len(story.questions)))
+    pairs = [(rng.choice(question.wordings), question.answer) for question in chosen]
+    return [line.said(language) for pair in pairs for line in pair]
 
 
-def _closing(
-    rng: random.Random, question: Question | None, languages: list[str], *, asked: bool
-) -> list[str]:
-    """Return the statement: in one language after a question, else in both; none for a day."""
-    if question is None:
+def _closing(rng: random.Random, story: Story, languages: list[str]) -> list[str]:
+    """Return one answer as a statement in these languages; nothing for a day."""
+    if not story.questions:
         return []
-    chosen = [rng.choice(languages)] if asked else languages
-    return [question.statement.said(language) for language in chosen]
+    statement = rng.choice(story.questions).statement
+    return [statement.said(language) for language in languages]
 
 
 # ---------------------------------------------------------------- files
