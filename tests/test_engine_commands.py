@@ -66,16 +66,17 @@ def test_an_evaluation_is_written_as_json(model, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("安娜有三个红苹果。\n", encoding="utf-8")
     out = tmp_path / "eval.json"
-    report = evaluate(model, asked, text, limit=2, out=out)
+    report = evaluate(model, asked, text, limit=2, with_speed=True, out=out)
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written == report.as_dict()
-    assert written["exact_match"]["total"] == 2
-    assert written["exact_match"]["by_kind"]["who"]["total"] == 2
-    assert written["exact_match"]["samples"][0]["expected"] == "Anna"
-    assert written["perplexity"]["num_documents"] == 1
-    assert written["perplexity"]["perplexity"] == report.perplexity.perplexity
+    assert written["total"] == written["by_kind"]["who"]["total"] == 2
+    assert written["samples"][0]["expected"] == "Anna"
+    assert written["num_documents"] == 1
+    assert written["perplexity"] == report.text.perplexity
     assert written["dtype"] == "float32"
-    assert [label for label, _ in report.rows()] == ["exact match", "  who", "perplexity"]
+    assert written["weight_bytes"] > 0
+    labels = ["weights", "exactly right", "  who", "perplexity", "prefill", "decode"]
+    assert [label for label, _ in report.rows()] == labels
 
 
 def test_a_quantized_model_is_evaluated(model, tmp_path):
@@ -83,9 +84,9 @@ def test_a_quantized_model_is_evaluated(model, tmp_path):
     text.write_text("Anna has three red apples.\n" * 3)
     plain, rounded = evaluate(model, text=text), evaluate(model, text=text, quantize="int8")
     assert rounded.quantize == "int8"
-    assert plain.exact_match is None
-    assert rounded.perplexity.perplexity != plain.perplexity.perplexity
-    assert rounded.perplexity.perplexity == pytest.approx(plain.perplexity.perplexity, rel=0.2)
+    assert plain.answers is plain.speed is None
+    assert rounded.text.perplexity != plain.text.perplexity
+    assert rounded.text.perplexity == pytest.approx(plain.text.perplexity, rel=0.2)
 
 
 def test_nothing_to_measure_on_is_an_error(model):
