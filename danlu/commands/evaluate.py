@@ -1,6 +1,7 @@
-"""`danlu eval`: how often a model answers exactly right, how well it predicts text, how fast it is."""
+"""`danlu eval`: how often a model is exactly right, how well it predicts text, how fast it is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from danlu.commands.compare import weight_bytes
 from danlu.config.quantize import QuantScheme
-from danlu.data.conversations import read_conversations
+from danlu.data.conversations import Conversation, read_conversations
 from danlu.data.sources import read_corpus
 from danlu.engine.llm import LLM
 from danlu.engine.placement import choose_device
@@ -116,28 +117,38 @@ def evaluate(
         )
     conversations = read_conversations(instructions)[:limit] if instructions else None
     documents = [d.text for d in islice(read_corpus(text), limit)] if text else None
-    llm = LLM(model, dtype, device, adapter, quantize)
-    answers = scored = speed = None
-    if conversations is not None:
-        answers = exact_match(llm, conversations, progress=progress)
-    if documents is not None:
-        scored = perplexity(llm.decoder, llm.tokenizer, documents, progress=progress)
+    speed = None
     if with_speed:
         place = choose_device(device)
         speed = measure_speed(load_decoder(model, torch.bfloat16, place, adapter, quantize))
+    llm = LLM(model, dtype, device, adapter, quantize)
     report = EvalReport(
         model=str(model),
         adapter=None if adapter is None else str(adapter),
         quantize=None if quantize is None else str(quantize),
         dtype=str(llm.decoder.dtype).removeprefix("torch."),
         weight_bytes=sum(weight_bytes(Path(folder)) for folder in (model, adapter) if folder),
-        answers=answers,
-        text=scored,
+        answers=_answers(llm, conversations, progress),
+        text=_text(llm, documents, progress),
         speed=speed,
     )
     if out is not None:
         write_json(Path(out), report.as_dict())
     return report
+
+
+def _answers(
+    llm: LLM, conversations: Sequence[Conversation] | None, progress: Progress | None
+) -> ExactMatch | None:
+    return None if conversations is None else exact_match(llm, conversations, progress=progress)
+
+
+def _text(
+    llm: LLM, documents: Sequence[str] | None, progress: Progress | None
+) -> PerplexityResult | None:
+    if documents is None:
+        return None
+    return perplexity(llm.decoder, llm.tokenizer, documents, progress=progress)
 
 
 def _answer_values(answers: ExactMatch | None) -> dict[str, Any]:
