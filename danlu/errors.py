@@ -16,7 +16,8 @@
     |-- CapacityError          no room for a request right now (HTTP 503)
     `-- MissingExtraError      an optional dependency is not installed
 
-Messages have three parts, with the offending value: what happened; what was expected; how to fix it.
+Messages name the offending value and have three parts: what happened; what was expected; how to
+fix it.
 """
 
 from collections.abc import Iterable, Sequence

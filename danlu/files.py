@@ -19,6 +19,9 @@ from danlu.errors import OutputError
 
 PARTIAL = ".partial"
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 _ADVICE = {
     errno.ENOSPC: "The disk is full. Free some space; what was finished before is intact.",
     errno.EDQUOT: "The disk quota is used up. Free some space; what was finished is intact.",
@@ -41,12 +44,13 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is gone."""
+    """Yield a temporary path beside `path`; it replaces `path` on success, else it is gone."""
     temporary = path.with_name(f".{path.name}{PARTIAL}")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            temporary.chmod(0o666 & ~_UMASK)  # some writers choose 600
             _flush(temporary)
             os.replace(temporary, path)
         except BaseException:
@@ -133,6 +137,6 @@ def only_run(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
-                f"Another run is at work in '{folder}'. Wait for it to end, or choose another folder."
+                f"Another run is at work in '{folder}'. Wait for its end, or choose another folder."
             ) from None
         yield

@@ -53,9 +53,7 @@ class LowRank:
     scale: float
 
 
-def write_adapter(
-    model: HasLinears, entries: Mapping[str, Entry], folder: Path, base: str
-) -> None:
+def write_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path, base: str) -> None:
     """Write the adapters of `model` into `folder`.
 
     Args:
@@ -92,7 +90,7 @@ def _published_update(
     missing = [owner for owner in owners if owner not in adapted]
     if missing:
         raise AdapterError(
-            f"{entry.published} holds {', '.join(owners)}, but {', '.join(missing)} has no adapter. "
+            f"{entry.published} holds {', '.join(owners)}, but {', '.join(missing)} has none. "
             "Expected adapters on all of them or none, as the published layer is one."
         )
     layers = [adapted[owner] for owner in owners]
@@ -203,7 +201,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"'{path}' cannot be read ({error}). Expected the adapter_config.json of a PEFT adapter."
+            f"'{path}' cannot be read ({error}). Expected that of a PEFT adapter."
         ) from error
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"'{path}' is a {config.get('peft_type')!r} adapter; expected 'LORA'.")
@@ -233,7 +231,9 @@ def _read_updates(
     halves: dict[str, dict[str, Tensor]] = {}
     problems = []
     for key in file.names():
-        found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", key)
+        found = re.fullmatch(
+            r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", key
+        )
         if found:
             halves.setdefault(found[1], {})[found[2]] = file.read(key).clone()
         else:

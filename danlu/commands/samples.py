@@ -23,7 +23,7 @@ def comparison_batches(
     Args:
         decoder: the reference.
         tokenizer: its tokenizer.
-        text: a corpus; None: the reference writes texts, sampled at temperature 1 with a fixed seed.
+        text: a corpus; None: the reference writes texts, at temperature 1, with a fixed seed.
         progress: of the writing.
 
     Raises:

@@ -22,9 +22,7 @@ class Fusion:
         self._decoder = decoder
         self._convert = convert
         self._owners = {
-            f"{block}.{member}": block
-            for block, members in _fusable(decoder)
-            for member in members
+            f"{block}.{member}": block for block, members in _fusable(decoder) for member in members
         }
         self._arrived: dict[str, dict[str, Tensor]] = {}
 

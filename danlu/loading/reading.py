@@ -1,6 +1,7 @@
 """Weights streamed into a decoder that was built on the meta device."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,6 @@ from torch import Size, Tensor, nn
 from danlu.config.quantize import PRESETS, QuantScheme
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
 from danlu.loading.adapting import load_adapter
-from danlu.loading.fusing import Fusion
 from danlu.loading.building import (
     LinearFactory,
     decoder_from_config,
@@ -20,6 +20,7 @@ from danlu.loading.building import (
     read_model_config,
     rounding,
 )
+from danlu.loading.fusing import Fusion
 from danlu.loading.layout import EMBEDDING, HEAD, published_layout
 from danlu.models.decoder import Decoder
 from danlu.models.published import Published
@@ -57,7 +58,7 @@ def load_decoder(
     """
     folder = Path(path)
     decoder = decoder_from_config(read_model_config(folder), family)
-    convert = packed if for_inference else None
+    convert: LinearFactory | None = packed if for_inference else None
     if quantize is not None:
         convert = rounding(PRESETS[quantize] if isinstance(quantize, str) else quantize)
     fuse = for_inference and adapter is None
@@ -189,7 +190,7 @@ class WeightReader:
             return
         for i, ours in enumerate(entry.ours):
             owner = ours.removesuffix(".weight")
-            part = weight.map_rows(lambda rows, i=i: _part(entry, rows, i)).to(self.dtype)
+            part = weight.map_rows(partial(_part, entry, i)).to(self.dtype)
             bias = getattr(self.decoder.get_submodule(owner), "bias", None)
             self.decoder.replace_linear(owner, QuantizedLinear(part, bias).to(self.device))
 
@@ -276,7 +277,7 @@ def _quant_format(config: Any) -> tuple[QuantFormat | None, Sequence[str]]:
     return found, found.tensors(config)
 
 
-def _part(entry: Entry, rows: Tensor, i: int) -> Tensor:
+def _part(entry: Entry, i: int, rows: Tensor) -> Tensor:
     """Return what of `rows` (one per output of the published layer) belongs to our layer `i`."""
     if len(entry.ours) == 1:
         return rows

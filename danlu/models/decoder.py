@@ -66,7 +66,7 @@ class Backbone(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.position_scheme = config.position_scheme
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         norm = config.embedding_norm
         self.embed_norm = norm(config.hidden_size) if norm else nn.Identity()
         self.layers = nn.ModuleList(DecoderBlock(config, i) for i in range(config.num_layers))
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         config: the sizes and parts it was built from.
         model: the backbone; training and serving call it with their own attention context.
         lm_head: the output projection.
-        published: how its checkpoint was written, so that saving gives back the same; None if fresh.
+        published: how its checkpoint was written, so that saving gives back the same.
         prepared_for_inference: layers are fused and packed; it can neither be trained nor saved.
     """
 
@@ -112,7 +112,9 @@ class Decoder(nn.Module):
     def tie_head(self) -> None:
         """Let the head use the embedding's weight, if the model is tied."""
         if self.config.tie_word_embeddings and isinstance(self.lm_head, Linear):
-            self.lm_head.weight = self.model.embed_tokens.weight
+            weight = self.model.embed_tokens.weight
+            assert isinstance(weight, nn.Parameter)
+            self.lm_head.weight = weight
 
     def forward(
         self,

@@ -84,7 +84,9 @@ class RawConfig:
         value = self.take(name, default=None)
         if value is not None and value not in allowed:
             known = " or ".join(repr(value) for value in allowed) or "null"
-            self._problems.append(f"{name!r} is {value!r}, which is not supported; expected {known}")
+            self._problems.append(
+                f"{name!r} is {value!r}, which is not supported; expected {known}"
+            )
 
     def problem(self, text: str) -> None:
         """Remember something that is wrong, for `finish`."""
@@ -106,7 +108,7 @@ class RawConfig:
             raise CheckpointError(
                 f"config.json does not describe a model of family {family!r}:"
                 f"{bullet_list(self._problems)}\n"
-                "Expected the keys of a published checkpoint of this family; remove or correct these."
+                "Expected the keys of a published checkpoint of this family: correct these."
             )
 
 
@@ -160,7 +162,9 @@ def detect_family(values: Mapping[str, Any]) -> str:
     claims = [name for name, family in families.items() if family.matches(values)]
     if len(claims) == 1:
         return claims[0]
-    described = f"architectures {values.get('architectures')!r}, model_type {values.get('model_type')!r}"
+    described = (
+        f"architectures {values.get('architectures')!r}, model_type {values.get('model_type')!r}"
+    )
     if claims:
         raise UnsupportedModelError(
             f"config.json ({described}) fits several families: {', '.join(claims)}. "

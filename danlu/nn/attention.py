@@ -136,7 +136,7 @@ class DenseContext:
         return scaled_attention(q, k, v, layer.scale, self.mask(layer, q.dtype)).transpose(1, 2)
 
     def mask(self, layer: AttentionLayer, dtype: torch.dtype) -> Tensor | None:
-        """Return the layer's mask [B, 1 or H, T, S] (boolean or additive), None if plainly causal."""
+        """Return the layer's mask [B, 1 or H, T, S] (boolean or additive); None: plainly causal."""
         key = (layer.slopes, dtype)
         if key not in self._biases:
             self._biases[key] = self._build_mask(layer.slopes, dtype)
@@ -193,7 +193,7 @@ def _single_query(q_BH1d: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, scale: float) 
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Return visibility [1, T, S] of the last T of S tokens: each sees itself and what is before."""
+    """Return visibility [1, T, S] of the last T of S tokens: itself and what is before."""
     queries = torch.arange(num_keys - num_queries, num_keys, device=device)
     return (torch.arange(num_keys, device=device) <= queries[:, None])[None]
 

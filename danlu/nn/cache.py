@@ -40,15 +40,13 @@ class KVCache:
         self._values = [torch.empty_like(keys) for keys in self._keys]
         self._positions_BS = torch.zeros(batch_size, max_tokens, dtype=torch.long, device=device)
 
-    def context(
-        self, attention_mask_BS: Tensor | None, positions_BT: Tensor
-    ) -> "CachedContext":
+    def context(self, attention_mask_BS: Tensor | None, positions_BT: Tensor) -> "CachedContext":
         """Reserve the next T slots and return the context that fills and reads them.
 
         The slots count as used at once; the context is valid for one forward pass.
 
         Args:
-            attention_mask_BS: nonzero for real tokens, over all used and new slots; None: no padding.
+            attention_mask_BS: nonzero for real tokens, over used and new slots; None: no padding.
             positions_BT: positions of the new tokens.
 
         Raises:
@@ -71,7 +69,7 @@ class KVCache:
         self._values[layer][:, :, start:end] = v_BTKd.transpose(1, 2)
 
     def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values [B, K, S, d] of the slots before `end`; views, valid until `select`."""
+        """Return keys and values [B, K, S, d] of the slots before `end`; valid until `select`."""
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
     def key_positions(self, end: int) -> Tensor:

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 
 class LinearLike(nn.Module, ABC):
-    """A linear map from `in_features` to `out_features`; wrappers nest by taking one and being one."""
+    """A linear map `in_features` -> `out_features`; wrappers nest by taking one and being one."""
 
     in_features: int
     out_features: int
 
     @abstractmethod
     def dense_weight(self) -> Tensor:
-        """Return the weight this layer multiplies by, as a dense [out_features, in_features] tensor."""
+        """Return the weight this layer multiplies by, as a dense [out, in] tensor."""
 
     @abstractmethod
     def bias_or_none(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Dense linear layers prepared for inference on the CPU: weights laid out once as the kernel wants them.
+"""Dense linear layers for inference on the CPU: weights laid out once as the kernel wants them.
 
 An ordinary product re-orders the weight on every call. oneDNN's packed layout saves that: measured
 at one row, 1.5 times the bandwidth (see benchmarks/). The plain layer is the reference.
@@ -45,7 +45,8 @@ class PackedLinear(LinearLike):
 
     def dense_weight(self) -> Tensor:
         """Return the weight [out, in], unpacked."""
-        return self.packed.to_dense()
+        weight: Tensor = self.packed.to_dense()
+        return weight
 
     def bias_or_none(self) -> Tensor | None:
         """Return the bias."""

@@ -1,7 +1,7 @@
 """How a decoder knows the order of its tokens: rotary embeddings and linear biases.
 
-A `PositionScheme` is asked once per forward pass for a `Rotation`, which every layer then applies to
-its queries and keys; schemes that act on attention scores instead answer with `slopes`.
+A `PositionScheme` is asked once per forward pass for a `Rotation`, which every layer then applies
+to its queries and keys; schemes that act on attention scores instead answer with `slopes`.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def unrotated(heads_BTHd: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HalfSplitRotation:
-    """Pairs (i, i + rotary/2): x * cos + swap_halves(x) * signed sin, over the first `rotary` dims."""
+    """Pairs (i, i + rotary/2): x * cos + swapped x * signed sin, over the first `rotary` dims."""
 
     cos_BT1r: Tensor
     sin_BT1r: Tensor  # its first half carries the minus sign
@@ -86,7 +86,7 @@ class Rope:
     Attributes:
         rotary_dim: leading dims of each head that are rotated.
         theta: base of the geometric series of wavelengths.
-        interleaved: pairs are neighbours (GPT-J, ChatGLM) instead of half a head apart (NeoX, Llama).
+        interleaved: pairs are neighbours (ChatGLM) instead of half a head apart (Llama).
         position_scale: positions are divided by this ("linear" scaling of long-context variants).
     """
 
@@ -98,8 +98,8 @@ class Rope:
     def __post_init__(self) -> None:
         if self.rotary_dim % 2:
             raise ShapeError(
-                f"Rotary embeddings turn pairs, but {self.rotary_dim} dims per head are to be turned. "
-                "Expected an even head_dim; check hidden_size and num_attention_heads in config.json."
+                f"Rotary embeddings turn pairs, but {self.rotary_dim} dims per head are asked for. "
+                "Expected an even head_dim; check the sizes in config.json."
             )
 
     def rotation(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:

@@ -1,4 +1,4 @@
-"""Products with a quantized weight; the fastest operator that this weight and device allow is chosen.
+"""Products with a quantized weight, by the fastest operator that weight and device allow.
 
 Few rows (decoding) go to torch's weight-only kernels, which read the codes directly. From
 `DENSE_ROWS` rows on (prefill, training) those kernels lose to a dense product, so the weight is
@@ -148,7 +148,8 @@ class Int4GroupOperator(Operator):
 
     def _scales_TG2n(self, scales_GO2: Tensor) -> Tensor:
         rows, _ = _layout()
-        return scales_GO2.unflatten(1, (-1, rows)).permute(1, 0, 3, 2)
+        scales: Tensor = scales_GO2.unflatten(1, (-1, rows)).permute(1, 0, 3, 2)
+        return scales
 
     def _dense(self, bytes_TKn: Tensor, scales_TG2n: Tensor) -> Tensor:
         """Return tiles of the transposed weight [tile, in, rows] in the dtype of the scales."""
@@ -191,8 +192,8 @@ def int4_layout() -> tuple[int, Tensor | None] | None:
     """Return how the 4-bit kernel lays rows out on this processor, found by packing known numbers.
 
     Returns:
-        (rows of a tile, order): byte b of input k in a tile holds the unpacked rows b (low half) and
-        b + rows/2 (high half); `order` sorts them, None if they are sorted. None: an unknown layout.
+        (rows of a tile, order): the low halves of a tile's bytes and then their high halves are
+        rows; `order` sorts them, None if they are sorted. None: the layout is unknown.
     """
     rows, inputs = torch.arange(INT4_ROWS, dtype=torch.int32), torch.arange(2, dtype=torch.int32)
     low = _packed_bytes((rows & 15)[:, None].expand(-1, 2))

@@ -54,5 +54,5 @@ def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedW
 
 
 def _positive(scales: Tensor) -> Tensor:
-    """Replace scales of groups that are zero, or too small for the dtype: their codes become zero."""
+    """Replace scales of groups that are zero, or too small for the dtype (codes 0)."""
     return torch.where(scales > 0, scales, torch.ones_like(scales))

@@ -33,7 +33,7 @@ class QuantizedWeight:
         codes_OGg = self.codes.unflatten(1, (self.scales.shape[1], -1)).float()
         if self.zero_points is not None:
             codes_OGg = codes_OGg - self.zero_points[..., None]
-        weight = (codes_OGg * self.scales.float()[..., None]).flatten(1)
+        weight: Tensor = (codes_OGg * self.scales.float()[..., None]).flatten(1)
         return weight.to(dtype or self.scales.dtype)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> "QuantizedWeight":

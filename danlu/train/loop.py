@@ -169,7 +169,7 @@ class _Loop(Generic[B]):
         losses, targets = [], 0
         for batch in batches:
             loss, count = self._job.objective.loss(self._job.decoder, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._job.masters.collect()
             losses.append(loss.detach().double())
             targets += count

@@ -41,6 +41,22 @@ def data_files(paths: Iterable[str | None]) -> list[dict[str, Any]]:
     return [_described(file) for file in files]
 
 
+def parents(models: Iterable[str]) -> list[dict[str, str | None]]:
+    """Return the run that made each model, with the hash of its run.json, where it is known."""
+    found = []
+    for path in models:
+        run = Path(path).parent / MANIFEST
+        known = run.is_file()
+        found.append(
+            {
+                "model": path,
+                "run": str(run) if known else None,
+                "run_sha256": file_sha256(run) if known else None,
+            }
+        )
+    return found
+
+
 def parameter_counts(model: nn.Module) -> dict[str, int]:
     """Return how many parameters the model has, tied ones once, and how many are trained."""
     parameters = list(model.parameters())

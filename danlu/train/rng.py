@@ -52,7 +52,7 @@ def own_rng(seed: int) -> Iterator[None]:
 
 
 def _cuda_states() -> list[torch.Tensor]:
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    used = torch.cuda.is_initialized()
     return torch.cuda.get_rng_state_all() if used else []
 
 

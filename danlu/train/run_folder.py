@@ -124,10 +124,15 @@ class RunFolder:
         return RunResult(self.path, self.output, final, already_finished=True)
 
     @contextmanager
-    def recording(self, ledger: Mapping[str, Any], counts: Mapping[str, Any]) -> Iterator[None]:
-        """Write the manifest and the ledger, and how the block ended if it does not succeed."""
+    def recording(self, ledger: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
+        """Write the manifest and the ledger, and how the block ended if it does not succeed.
+
+        Args:
+            ledger: what became of the rows.
+            facts: more sections of the manifest.
+        """
         started = (self._earlier or {}).get("started") or _now()
-        self._manifest |= {"counts": dict(counts), "started": started, "status": "running"}
+        self._manifest |= {**facts, "started": started, "status": "running"}
         write_json(self.path / LEDGER, dict(ledger))
         self._write()
         try:

@@ -1,7 +1,7 @@
 """Weight files read tensor by tensor: safetensors (memory-mapped) and `.bin` (tensors only).
 
 A checkpoint folder holds one file or shards with an index. Nothing in a file is ever executed:
-`.bin` goes through torch's restricted unpickler, and anything in it that is not a tensor is refused.
+`.bin` goes through torch's restricted unpickler, and whatever in it is not a tensor is refused.
 """
 
 import json
@@ -26,7 +26,9 @@ INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 class WeightFile(Protocol):
     """One file of tensors."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """Where it is."""
 
     def names(self) -> list[str]:
         """Return the names of the tensors."""
@@ -69,9 +71,11 @@ class TorchFile:
         content = _load_restricted(self.path)
         if not isinstance(content, dict):
             raise CheckpointError(
-                f"'{self.path}' holds a {type(content).__name__}; expected a table of tensors by name."
+                f"'{self.path}' holds a {type(content).__name__}; expected tensors by name."
             )
-        other = [f"{key!r} is a {type(v).__name__}" for key, v in content.items() if not _named(key, v)]
+        other = [
+            f"{key!r} is a {type(v).__name__}" for key, v in content.items() if not _named(key, v)
+        ]
         if other:
             raise CheckpointError(
                 f"'{self.path}' holds more than tensors:{bullet_list(other)}\n"

@@ -138,9 +138,7 @@ class Layout:
         CheckpointError: if two rules claim one parameter.
     """
 
-    def __init__(
-        self, rules: Iterable[Rule], shapes: Mapping[str, Size], num_layers: int
-    ) -> None:
+    def __init__(self, rules: Iterable[Rule], shapes: Mapping[str, Size], num_layers: int) -> None:
         entries = _expand(rules, shapes, num_layers)
         claimed = [name for entry in entries for name in entry.ours]
         twice = sorted({name for name in claimed if claimed.count(name) > 1})

@@ -1,4 +1,4 @@
-"""Weight files written as safetensors, in shards with an index where one file would be too large."""
+"""Weight files written as safetensors; in shards with an index where one would be too large."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def write_weights(
     if len(shards) == 1:
         _write(folder / "model.safetensors", tensors, shards[0])
         return
-    places = {}
+    places: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write(folder / file, tensors, names)

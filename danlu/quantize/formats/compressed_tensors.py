@@ -141,20 +141,22 @@ def _bits(words: int, inputs: int, groups: Sequence[Mapping[str, Any]]) -> int:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Return signed codes [rows, n] as int32 words [rows, ceil(n * bits / 32)], lowest bits first."""
+    """Return signed codes [rows, n] as int32 words [rows, ceil(n * bits / 32)], low bits first."""
     per_word = 32 // bits
     unsigned = codes.to(torch.int64) + 2 ** (bits - 1)
     padding = -unsigned.shape[1] % per_word
     fields = torch.nn.functional.pad(unsigned, (0, padding)).unflatten(1, (-1, per_word))
     shifts = torch.arange(per_word, device=codes.device) * bits
-    return (fields << shifts).sum(-1).to(torch.int32)
+    words: Tensor = (fields << shifts).sum(-1).to(torch.int32)
+    return words
 
 
 def unpack(words: Tensor, bits: int, count: int) -> Tensor:
     """Return the int8 codes [rows, count] of int32 words; the inverse of `pack`."""
     shifts = torch.arange(32 // bits, device=words.device, dtype=torch.int32) * bits
     fields = (words[..., None] >> shifts) & (2**bits - 1)
-    return (fields.flatten(1)[:, :count] - 2 ** (bits - 1)).to(torch.int8)
+    codes: Tensor = (fields.flatten(1)[:, :count] - 2 ** (bits - 1)).to(torch.int8)
+    return codes
 
 
 FORMAT = CompressedTensors()
