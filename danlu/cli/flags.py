@@ -1,0 +1,48 @@
+"""Flags that several commands share; help and defaults come from the typed configs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import BaseModel
+
+from danlu.engine.sampling import SamplingParams
+
+
+def field_option(cls: type[BaseModel], field: str, *names: str) -> Any:
+    """Return the typer option of a config's field: its help, and its flag unless it is given."""
+    flags = names or (f"--{field.replace('_', '-')}",)
+    text = cls.model_fields[field].description or ""
+    return typer.Option(*flags, help=f"{text[:1].upper()}{text[1:]}.")
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of the model.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="PATH", help="Folder of a LoRA adapter to put on."),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None, typer.Option("--quantize", help="Quantize while loading.")
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto: as it was saved.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, or an accelerator such as cuda.")]
+OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the result.")]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="Text to compare on; without it: texts that the first model writes."),
+]
+Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="Also measure tokens per second.")]
+
+MaxTokens = Annotated[int | None, field_option(SamplingParams, "max_tokens")]
+Temperature = Annotated[float, field_option(SamplingParams, "temperature")]
+TopK = Annotated[int, field_option(SamplingParams, "top_k")]
+TopP = Annotated[float, field_option(SamplingParams, "top_p")]
+MinP = Annotated[float, field_option(SamplingParams, "min_p")]
+RepetitionPenalty = Annotated[float, field_option(SamplingParams, "repetition_penalty")]
+Seed = Annotated[int | None, field_option(SamplingParams, "seed")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="A text that ends the answer; may be repeated.")
+]
+SAMPLING = SamplingParams()

@@ -1,0 +1,31 @@
+"""`danlu init`: a commented run file to edit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danlu.cli.terminal import remarks, results
+
+
+def command(
+    kind: Annotated[str, typer.Option(help="What to run: pretrain or finetune.")] = "finetune",
+    out: Annotated[
+        Path | None, typer.Option(help="A new file to write; without it: to stdout.")
+    ] = None,
+) -> None:
+    """Write a run file with every key, its default and what it means, to edit.
+
+    [bold]Examples[/bold]
+
+    - danlu init --kind finetune --out finetune.yaml
+
+    - danlu init --kind pretrain | less
+    """
+    from danlu.commands.init import run_file_text, write_run_file
+
+    if out is None:
+        results().out(run_file_text(kind), end="", highlight=False)
+        return
+    write_run_file(kind, out)
+    remarks().print(f"Wrote {out}. Edit it, then: danlu {kind} {out}", markup=False)

@@ -1,0 +1,71 @@
+"""What the program writes and where: results to stdout, everything about the work to stderr.
+
+Rich leaves out colours where they are not wanted (NO_COLOR, a pipe, a dumb terminal).
+"""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.markup import escape
+from rich.table import Table
+
+
+@cache
+def results() -> Console:
+    """Return the console on stdout: what the user asked for."""
+    return Console(highlighter=NullHighlighter(), soft_wrap=True)
+
+
+@cache
+def remarks() -> Console:
+    """Return the console on stderr: progress, logs and errors."""
+    return Console(stderr=True, highlighter=NullHighlighter(), soft_wrap=True)
+
+
+def complain(details: str, message: str) -> None:
+    """Write an error to stderr, its details (if any) above it."""
+    if details:
+        remarks().print(details, markup=False)
+    name, colon, text = message.partition(": ")
+    remarks().print(f"[bold red]{escape(name + colon)}[/]{escape(text)}")
+
+
+class TerminalHandler(logging.Handler):
+    """Writes log records of the library to stderr, one calm line each."""
+
+    _styles = {"WARNING": "yellow", "ERROR": "bold red", "DEBUG": "dim"}  # noqa: RUF012
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        level = "" if record.levelname == "INFO" else f"{record.levelname.lower()}: "
+        style = self._styles.get(record.levelname, "none")
+        remarks().print(f"{level}{record.getMessage()}", style=style, markup=False)
+
+
+def print_rows(rows: Iterable[tuple[str, str]], title: str = "") -> None:
+    """Print label and value pairs to stdout, values aligned under each other."""
+    pairs = list(rows)
+    width = max((len(label) for label, _ in pairs), default=0)
+    if title:
+        results().print(f"[bold]{escape(title)}[/]")
+    for label, value in pairs:
+        results().print(f"  [dim]{escape(label.ljust(width))}[/]  {escape(value)}")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table to stdout: the first column to the left, all others to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="right" if position else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    results().print(table, soft_wrap=False)
+
+
+def is_interactive() -> bool:
+    """Return whether a person sits at both ends: input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
