@@ -1,0 +1,87 @@
+"""The READMEs tell the truth: same structure and code in both, and every command exists."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from danlu.cli.app import build_app
+from danlu.cli.table import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "README_zh.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(name: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+
+
+def danlu_lines() -> list[list[str]]:
+    shell = [text for name in READMES for kind, text in blocks(name) if kind == "bash"]
+    parts = [part for text in shell for line in text.splitlines() for part in line.split("&&")]
+    return [words[1:] for part in parts if (words := shlex.split(part)) and words[0] == "danlu"]
+
+
+def test_both_have_the_same_code_and_headings() -> None:
+    english, chinese = (blocks(name) for name in READMES)
+    assert english == chinese
+    assert len(english) == 6
+    levels = [
+        re.findall(r"^#+(?= )", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        for name in READMES
+    ]
+    assert levels[0] == levels[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_table_names_every_command_in_order(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"^\| `danlu (\w+)` \|", text, re.MULTILINE) == [c.name for c in COMMANDS]
+
+
+def test_every_shown_command_and_flag_exists() -> None:
+    lines = danlu_lines()
+    assert len(lines) == 2 * 8
+    app = build_app()
+    for words in lines:
+        shown = CliRunner().invoke(app, [words[0], "--help"], terminal_width=200)
+        assert shown.exit_code == 0, words
+        assert all(flag in shown.output for flag in words if flag.startswith("--")), words
+
+
+def test_the_first_two_commands_are_those_of_ci() -> None:
+    install, tests = [text.strip() for kind, text in blocks("README.md") if kind == "bash"][:2]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "-c constraints.txt -e '.[dev]'" in install
+    assert "-c constraints.txt -e '.[dev]'" in ci
+    assert install.endswith("&& danlu tour")
+    assert ci.index("danlu tour") < ci.index("pytest\n")
+    assert tests == "pytest"
+    assert ci.endswith("\npytest\n")
+
+
+def test_the_python_example_parses_and_uses_exported_names() -> None:
+    import danlu
+
+    [code] = [text for kind, text in blocks("README.md") if kind == "python"]
+    compile(code, "README.md", "exec")
+    used = set(re.findall(r"danlu\.(\w+)", code))
+    assert used <= set(danlu.__all__)
+    assert len(used) == 4
+
+
+def test_constraints_pin_every_dependency_without_machine_paths() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 40
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][0-9A-Za-z.\-]*", pin) for pin in pins)
+    names = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    direct = {re.split(r"[><=,]", line)[0].lower() for line in wanted}
+    missing = direct - names
+    assert not missing, missing
