@@ -12,7 +12,7 @@ from danlu.commands.training import (
     TrainingRows,
     check_length,
     check_stamp,
-    counts,
+    facts,
     pack_rows,
     training_device,
     training_job,
@@ -80,7 +80,7 @@ def _train(
     decoder, masters = _trainable(run)
     check_length(decoder, run.data.max_seq_len)
     job = training_job(decoder, masters, rows, run.train, run.seed)
-    with folder.recording(rows.ledgers(), counts(decoder, rows, job.steps)):
+    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps, [run.model])):
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
             if run.adapter is None:

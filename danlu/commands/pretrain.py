@@ -8,7 +8,7 @@ import torch
 
 from danlu.commands.training import (
     TrainingRows,
-    counts,
+    facts,
     pack_rows,
     training_device,
     training_job,
@@ -58,7 +58,7 @@ def _train(
     decoder.to(training_device(run.train))
     masters = Masters(decoder, DTYPES[run.train.precision])
     job = training_job(decoder, masters, rows, run.train, run.seed)
-    with folder.recording(rows.ledgers(), counts(decoder, rows, job.steps)):
+    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps)):
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
             write_model(decoder, masters, tokenizer, temporary, run.train)

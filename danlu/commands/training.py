@@ -20,7 +20,7 @@ from danlu.loading import save_decoder
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
 from danlu.train.loop import Job
-from danlu.train.manifest import packing_counts, parameter_counts
+from danlu.train.manifest import packing_counts, parameter_counts, parents
 from danlu.train.objective import CausalLM
 from danlu.train.precision import DTYPES, Masters
 from danlu.train.source import PackedSource, batches_of
@@ -115,14 +115,17 @@ def count_steps(options: TrainOptions, num_rows: int) -> int:
     return steps
 
 
-def counts(decoder: Decoder, rows: TrainingRows, steps: int) -> dict[str, Any]:
-    """Return the numbers that a manifest tells about data and model."""
-    return {
+def facts(
+    decoder: Decoder, rows: TrainingRows, steps: int, models: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what a manifest tells of data and model, and of the models it began with."""
+    counts = {
         "steps": steps,
         "parameters": parameter_counts(decoder),
         "data": packing_counts(rows.rows, rows.max_seq_len),
         "held_out": packing_counts(rows.held_out, rows.max_seq_len),
     }
+    return {"counts": counts, "parents": parents(models)}
 
 
 def check_length(decoder: Decoder, max_seq_len: int) -> None:

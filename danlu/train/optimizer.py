@@ -73,4 +73,5 @@ def restore_state(
                 "Expected a checkpoint of this very run. Remove the run's folder and start again."
             )
         weight = weights[name]
-        optimizer.state[weight][key] = tensor if key == "step" else tensor.to(weight.device)
+        on_device = key != "step" or optimizer.defaults["fused"]
+        optimizer.state[weight][key] = tensor.to(weight.device) if on_device else tensor
