@@ -95,6 +95,7 @@ def test_extreme_numbers_draw_a_possible_token():
     last = 1 - 2**-53
     assert draw(logits, [0.0, 0.0]).tolist() == [1, 0]
     assert draw(logits, [last, last]).tolist() == [1, 0]
+    assert draw(logits, [1.0, 1.0]).tolist() == [1, 0]  # what float32 makes of the number before
 
 
 def test_greedy_takes_the_first_of_equal_logits():
