@@ -145,11 +145,26 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
     assert train(tiny_job(steps=4), tmp_path).resumed_from == 2
 
 
+def write_steps(path: Path, count: int) -> None:
+    with MetricsLog(path, 0) as log:
+        for step in range(1, count + 1):
+            log.write({"step": step, "loss": 1.0})
+
+
+def test_metrics_on_a_full_disk_are_an_output_error(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OutputError, match=r"metrics\.jsonl"):
+            write_steps(tmp_path / METRICS, 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_metrics(tmp_path / METRICS)
+
+
 def test_metrics_lose_later_steps_and_torn_lines(tmp_path: Path) -> None:
     path = tmp_path / METRICS
-    with MetricsLog(path, 0) as log:
-        for step in (1, 2, 3):
-            log.write({"step": step, "loss": 1.0})
+    write_steps(path, 3)
     path.write_text(path.read_text() + '{"step": 2, "lo')
     MetricsLog(path, 2).__exit__(None, None, None)
     assert [record["step"] for record in read_metrics(path)] == [1, 2]

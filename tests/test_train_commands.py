@@ -16,6 +16,7 @@ from train_parts import timeless
 from danlu.commands.finetune import run_finetune
 from danlu.commands.pretrain import run_pretrain
 from danlu.config.adapter import LoraConfig
+from danlu.config.base import Config
 from danlu.config.load import load_config
 from danlu.config.model import ModelShape
 from danlu.config.run import FinetuneData, FinetuneRun, PretrainData, PretrainRun, TrainOptions
@@ -219,7 +220,6 @@ def test_a_finished_run_is_returned_at_once(world: Path, base: Path) -> None:
     result = run_pretrain(pretrain_config(world, base))
     assert result.already_finished
     assert result.final.steps == 4
-    assert ("note", "had finished before; nothing was done") in result.rows()
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
@@ -370,6 +370,15 @@ def test_a_failed_run_says_so_in_its_manifest_and_goes_on(world: Path, tmp_path:
 def test_options_that_contradict_each_other(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         train_options(**changes)
+
+
+@pytest.mark.parametrize("cls", [PretrainRun, FinetuneRun])
+def test_run_files_have_a_json_schema_with_help_for_every_key(cls: type[Config]) -> None:
+    schema = cls.model_json_schema()
+    records = [schema, *schema["$defs"].values()]
+    keys = [(name, key) for record in records for name, key in record["properties"].items()]
+    assert len(keys) > 30
+    assert [name for name, key in keys if "description" not in key] == []
 
 
 # ---------------------------------------------------------------- kill -9

@@ -50,7 +50,8 @@ class MetricsLog:
         traceback: TracebackType | None,
     ) -> None:
         """Close the file."""
-        self._file.close()
+        with output_errors(self._path):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -63,25 +63,6 @@ class RunResult:
     already_finished: bool = False
     resumed_from: int | None = None
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return labels and values for a table."""
-        final = self.final
-        rows = [("written to", str(self.output)), ("steps", f"{final.steps:,}")]
-        if self.already_finished:
-            rows.append(("note", "had finished before; nothing was done"))
-        if self.resumed_from is not None:
-            rows.append(("went on from step", f"{self.resumed_from:,}"))
-        rows.append(("loss of the last step", f"{final.loss:.4f}"))
-        if final.held_out_loss is not None:
-            found = f"{final.held_out_loss:.4f} (perplexity {final.held_out_perplexity:.3f})"
-            rows.append(("held-out loss", found))
-        return [
-            *rows,
-            ("tokens", f"{final.tokens:,}"),
-            ("speed", f"{final.tokens_per_s:,.0f} tokens/s"),
-            ("peak memory", f"{final.peak_memory_bytes / 2**30:.2f} GiB"),
-        ]
-
 
 class RunFolder:
     """The folder of one run, and its manifest.
