@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+# Tiny tensors gain nothing from threads, and threads that spin slow down the other workers.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,4 +17,17 @@ def shared() -> Path:
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs {folder.name}/ beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tour of seconds; tests look at it and change nothing."""
+    from tour_plan import micro_plan
+
+    from danlu.commands.tour.options import TourOptions
+    from danlu.commands.tour.run import run_tour
+
+    folder = tmp_path_factory.mktemp("tour") / "tour"
+    run_tour(TourOptions(out=folder), plan=micro_plan())
     return folder

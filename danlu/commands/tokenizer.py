@@ -135,7 +135,7 @@ def compare_token_counts(
     A document's lines with Chinese characters count as Chinese, its others as English.
 
     Args:
-        tokenizers: folders with a tokenizer.
+        tokenizers: folders with a tokenizer; their names become those of the columns.
         text: corpora of text.
         code: corpora of code.
 
@@ -143,7 +143,9 @@ def compare_token_counts(
         DataError: if a corpus is missing, empty or not UTF-8.
         TokenizerError: if a folder has no tokenizer.
     """
-    opened = {str(path): load_tokenizer(path) for path in tokenizers}
+    paths = [Path(path) for path in tokenizers]
+    are_unique = len({path.name for path in paths}) == len(paths)
+    opened = {path.name if are_unique else str(path): load_tokenizer(path) for path in paths}
     samples: dict[str, list[str]] = {CHINESE: [], ENGLISH: [], CODE: []}
     for document in chain.from_iterable(read_corpus(path) for path in text):
         for kind, part in parts_by_language(document.text):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
-WIDTH, HEIGHT = 640, 300
+WIDTH, HEIGHT = 500, 270
 LEFT, RIGHT, TOP, BOTTOM = 48, 52, 14, 40
 MAX_POINTS = 320
 
@@ -102,7 +102,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
     parts = []
     for row, line in enumerate(series):
         y = TOP + 12 + 20 * row
-        x = WIDTH - RIGHT - 150
+        x = WIDTH - RIGHT - 110
         mark = f'<polyline points="{x},{y - 4} {x + 22},{y - 4}"/>'
         parts.append(f'<g class="{line.css}">{mark}</g>{_label(x + 30, y, line.name, "start")}')
     return parts

@@ -87,7 +87,7 @@ def render(data: ReportData) -> str:
 
 def _head(data: ReportData) -> str:
     tiles = "".join(
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+        f'<div class="tile"><b>{_arrows(value)}</b><span>{escape(label)}</span></div>'
         for label, value in data.tiles
     )
     return (
@@ -107,7 +107,7 @@ def _section(title: str, inner: str, note: str = "") -> str:
 def _life(steps: Sequence[LifeStep]) -> str:
     items = "".join(
         f'<li data-mark="{number}"><b>{escape(step.title)}</b><time>{escape(step.duration)}</time>'
-        f"<p>{escape(step.proof)}</p></li>"
+        f"<p>{_arrows(step.proof)}</p></li>"
         for number, step in enumerate(steps, start=1)
     )
     return f'<ol class="life">{items}</ol>'
@@ -143,18 +143,27 @@ def _cells(row: Sequence[str], *, bars: bool) -> str:
 
 def _samples(samples: Sequence[Sample]) -> str:
     return "".join(
-        f'<div class="card sample"><div class="asked"><h3>Asked</h3><p>{escape(sample.prompt)}</p>'
-        f"</div>{_answer('Before fine-tuning', sample.before, sample.before_is_right)}"
+        f'<div class="card sample"><div class="asked"><p>{escape(sample.prompt)}</p></div>'
+        f"{_answer('Before fine-tuning', sample.before, sample.before_is_right)}"
         f"{_answer('After', sample.after, sample.after_is_right)}"
-        f'<div class="asked"><h3>Right answer</h3><p>{escape(sample.expected)}</p></div></div>'
+        f"{'' if sample.after_is_right else _expected(sample.expected)}</div>"
         for sample in samples
     )
+
+
+def _expected(text: str) -> str:
+    return f'<div class="asked"><h3>Expected</h3><p>{escape(text)}</p></div>'
 
 
 def _answer(title: str, text: str, is_right: bool) -> str:
     look, mark = ("right", "✓") if is_right else ("wrong", "✗")
     shown = escape(text.strip()) or "(nothing)"
     return f'<div><h3>{title} <span class="{look}">{mark}</span></h3><p>{shown}</p></div>'
+
+
+def _arrows(text: str) -> str:
+    """Return the text for the page; what a terminal writes as -> is an arrow here."""
+    return escape(text.replace("->", "→"))
 
 
 def _commands(commands: Sequence[tuple[str, str]]) -> str:

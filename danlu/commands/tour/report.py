@@ -22,7 +22,7 @@ from danlu.train.metrics import read_metrics
 NUM_SAMPLES = 12
 LABELS = {
     "before": "pre-trained",
-    "after": "fine-tuned (adapter)",
+    "after": "fine-tuned",
     "merged": "merged",
     "int8": "int8",
     "int4": "int4",
@@ -39,6 +39,7 @@ def report_data(paths: TourPaths, state: TourState) -> ReportData:
     """Return what the report shows."""
     scores = {name: read_scores(scores_file(paths, name)) for name in models_of(paths)}
     before, after = scores["before"], scores["after"]
+    parameters = state.facts("pretrain")["parameters"]
     seconds = sum(record.seconds for record in state.steps.values())
     return ReportData(
         summary=(
@@ -46,10 +47,17 @@ def report_data(paths: TourPaths, state: TourState) -> ReportData:
             "on this machine, with nothing downloaded."
         ),
         tiles=(
-            ("exactly right, before fine-tuning", _percent(before["accuracy"])),
-            ("exactly right, after", _percent(after["accuracy"])),
-            ("perplexity of held-out text", f"{before['perplexity']:.2f}"),
-            ("the int4 model", size_text(scores["int4"]["weight_bytes"])),
+            ("parameters, trained from scratch", f"{parameters / 1e6:.1f} M"),
+            (
+                "exactly right, before and after fine-tuning",
+                f"{_percent(before['accuracy'])} -> {_percent(after['accuracy'])}",
+            ),
+            ("perplexity of held-out text", _perplexity(before)),
+            (
+                "size of the weights, as int4",
+                f"{size_text(scores['merged']['weight_bytes'])} -> "
+                f"{size_text(scores['int4']['weight_bytes'])}",
+            ),
         ),
         life=[_life_step(step.title, state, step.name) for step in STEPS],
         charts=[
@@ -90,7 +98,7 @@ def _model_row(label: str, score: Scores, kl: float | None, reference: float) ->
     return [
         label,
         _percent(score["accuracy"]),
-        f"{score['perplexity']:.3f}",
+        _perplexity(score),
         "-" if kl is None else f"{kl:.1e}",
         size_text(score["weight_bytes"]),
         f"{speed:,.0f}",
@@ -195,7 +203,7 @@ def _facts(paths: TourPaths, state: TourState) -> dict[str, str]:
         "model": (
             f"Llama style, {shape.num_layers} layers of {shape.hidden_size}, "
             f"{shape.num_heads} heads ({shape.num_kv_heads} key/value), "
-            f"{size_text(_base_bytes(paths))} of weights"
+            f"{pretrain['parameters']:,} parameters"
         ),
         "pre-training": _phase(pretrain),
         "fine-tuning": f"{_phase(finetune)}, LoRA rank {state.plan.adapter.lora_rank}",
@@ -203,10 +211,6 @@ def _facts(paths: TourPaths, state: TourState) -> dict[str, str]:
         "versions": f"danlu {danlu.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",
     }
-
-
-def _base_bytes(paths: TourPaths) -> int:
-    return sum(file.stat().st_size for file in paths.base.glob("*.safetensors"))
 
 
 def _phase(facts: Mapping[str, Any]) -> str:
@@ -228,6 +232,11 @@ def minutes_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{round(seconds) // 60}:{round(seconds) % 60:02} min"
+
+
+def _perplexity(score: Scores) -> str:
+    value = score["perplexity"]
+    return "infinite" if value is None else f"{value:.3f}"
 
 
 def _percent(share: float) -> str:

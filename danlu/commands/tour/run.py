@@ -66,9 +66,12 @@ def run_tour(
         paths = TourPaths(folder)
         for number, step in enumerate(STEPS, start=1):
             done = _run_step(step, number, options, state, progress or Silent())
+            if not done.skipped:
+                paths.report.unlink(missing_ok=True)  # it tells of what was before
             if watch is not None:
                 watch(done)
-        write_report(paths, state)
+        if not paths.report.exists():
+            write_report(paths, state)
     return TourResult(paths, state)
 
 

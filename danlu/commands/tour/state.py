@@ -61,7 +61,7 @@ class TourState:
 
 
 def read_state(folder: Path, options: TourOptions) -> TourState | None:
-    """Return the state of the tour in `folder`, None if none began there.
+    """Return the state of the tour in `folder`, None if nothing is finished there.
 
     Raises:
         OutputError: if the folder holds something else, or a tour with other options.
@@ -83,6 +83,8 @@ def read_state(folder: Path, options: TourOptions) -> TourState | None:
             f"'{path}' cannot be read as the state of a tour ({type(error).__name__}). "
             "Nothing was changed. Choose another folder with --out."
         ) from None
+    if not state.steps:  # it stopped before anything was made: wrong options can be corrected
+        return None
     _refuse_other_options(state, options)
     return state
 

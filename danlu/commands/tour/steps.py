@@ -4,6 +4,7 @@ A step may be run again after a kill at any moment: what it makes is whole or no
 tokenizer, merge, quantize, each score), or goes on by itself (the two training runs).
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def pretrain_model(tour: Tour) -> tuple[str, Facts]:
         data=data,
         train=tour.plan.pretrain,
     )
-    return _training_proof(run_pretrain(run, tour.progress))
+    proof, facts = _training_facts(run_pretrain(run, tour.progress))
+    return f"{facts['parameters'] / 1e6:.1f} M parameters from scratch, {proof}", facts
 
 
 def finetune_model(tour: Tour) -> tuple[str, Facts]:
@@ -119,15 +121,21 @@ def finetune_model(tour: Tour) -> tuple[str, Facts]:
         adapter=tour.plan.adapter,
         train=tour.plan.finetune,
     )
-    return _training_proof(run_finetune(run, tour.progress))
+    result = run_finetune(run, tour.progress)
+    proof, facts = _training_facts(result)
+    dropped = _read_json(result.folder / "ledger.json")["dropped"]
+    lost = f"; {dropped} conversations did not fit (finetune/ledger.json)" if dropped else ""
+    return f"LoRA, {proof}{lost}", facts
 
 
-def _training_proof(result: RunResult) -> tuple[str, Facts]:
+def _training_facts(result: RunResult) -> tuple[str, Facts]:
     final = result.final
+    parameters = _read_json(result.folder / "run.json")["counts"]["parameters"]["total"]
     losses = [
         line["loss"] for line in read_metrics(result.folder / "metrics.jsonl") if "loss" in line
     ]
     facts = {
+        "parameters": parameters,
         "steps": final.steps,
         "first_loss": losses[0],
         "loss": final.loss,
@@ -142,6 +150,11 @@ def _training_proof(result: RunResult) -> tuple[str, Facts]:
         f"held-out perplexity {final.held_out_perplexity or float('nan'):.2f}"
     )
     return proof, facts
+
+
+def _read_json(path: Path) -> Facts:
+    values: Facts = json.loads(path.read_text(encoding="utf-8"))
+    return values
 
 
 def merge_adapter(tour: Tour) -> tuple[str, Facts]:

@@ -32,7 +32,8 @@ p { margin: 6px 0 14px; }
   margin: 28px 0 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
 .tile { padding: 14px 18px; }
-.tile b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
+.tile b { display: block; font-size: 1.3rem; white-space: nowrap; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .88rem; }
 .card { padding: 16px 18px; margin: 14px 0; overflow-x: auto; }
 ol.life { list-style: none; margin: 18px 0 0; padding: 0; }
@@ -58,11 +59,12 @@ svg .held polyline { stroke: var(--jade); }
 svg .held circle { fill: var(--jade); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 10px; text-align: right; border-bottom: 1px solid var(--rule);
-  white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; font-size: .88rem; }
+  white-space: nowrap; vertical-align: baseline; }
+th { color: var(--soft); font-weight: 500; font-size: .88rem; white-space: normal; }
 td:first-child, th:first-child { text-align: left; }
 tbody tr:last-child td { border-bottom: 0; }
-td.bar { background: linear-gradient(90deg, var(--tint) var(--share), transparent var(--share)); }
+td.bar { background: linear-gradient(var(--jade), var(--jade)) left bottom / var(--share) 3px
+  no-repeat content-box; padding-bottom: 0; line-height: 2.1; }
 .sample { display: grid; grid-template-columns: 1fr 1fr; gap: 10px 18px; }
 .sample > * { min-width: 0; }
 .sample .asked { grid-column: 1 / -1; white-space: pre-wrap; }
@@ -80,6 +82,8 @@ footer { margin-top: 56px; color: var(--soft); font-size: .88rem; }
 @media (max-width: 560px) {
   main { padding: 24px 14px 40px; }
   .sample { grid-template-columns: 1fr; }
+  .card { padding: 12px 10px; }
+  th, td { padding: 6px 5px; font-size: .85rem; }
   .seal { width: 48px; height: 48px; font-size: 28px; line-height: 48px; }
   dl.facts { grid-template-columns: 1fr; gap: 0; }
   dl.facts dd { margin-bottom: 8px; }
