@@ -11,9 +11,11 @@ from tour_plan import micro_plan
 
 from danlu.cli.app import run
 from danlu.commands.tour import run as tour_run
+from danlu.commands.tour.material import continuations, split_conversations
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.plan import default_plan, plan_tour, scaled_plan
 from danlu.commands.tour.run import StepDone, run_tour
+from danlu.data.sources import Conversation, Document
 from danlu.errors import DataError, OutputError
 from danlu.files import only_run
 
@@ -158,6 +160,32 @@ def test_own_text_and_own_instructions(tmp_path: Path) -> None:
     assert "exact matches are rare" in page
     first = (tmp_path / "a" / "world" / "instructions.jsonl").read_text().splitlines()[0]
     assert json.loads(first)["messages"][0]["content"].startswith("Continue: The lamp")
+
+
+def test_continuations_cut_between_words_and_ask_nothing_twice() -> None:
+    lines = ("First Citizen:", "Half of all the honours go to him", "关关雎鸠，在河之洲")
+    text = "\n".join((*lines, "abcdefghijklmnop", "no"))
+    asked = continuations([Document(text, "x:1"), Document(text, "x:2")], 10)
+    assert [[message["content"] for message in messages] for messages in asked] == [
+        ["Continue: First", "Citizen:"],
+        ["Continue: Half of all the", "honours go to him"],
+        ["续写：关关雎鸠", "，在河之洲"],
+    ]
+    many = [Document("\n".join(f"line number {n} of the text" for n in range(100)), "y:1")]
+    assert len(continuations(many, 10)) == 10
+
+
+def test_split_of_conversations_depends_on_the_question_alone() -> None:
+    every = [
+        Conversation(
+            [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "a"}], ""
+        )
+        for n in range(300)
+    ]
+    learn, test = split_conversations(every)
+    assert 15 <= len(test) <= 45
+    assert len(learn) + len(test) == 300
+    assert split_conversations(every[::-1])[1] == test[::-1]
 
 
 def test_scaled_plan_keeps_the_proportion_and_is_never_nothing() -> None:

@@ -8,7 +8,7 @@ code.jsonl                            code, for the tokenizer's table alone
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ HELD_OUT_FRACTION = 0.03
 TEST_PERCENT = 10
 NUM_CODE_SAMPLES = 100
 CONTINUE = {"en": "Continue: ", "zh": "续写："}
-PIECE_CHARACTERS = (12, 120)  # shortest and longest line that is asked about
+SHORTEST = {"en": 12, "zh": 5}  # characters of a line that is asked about
+LONGEST = 120
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -92,17 +93,19 @@ def write_material(folder: Path, options: TourOptions, plan: TourPlan) -> dict[s
 
 def _write_own_text(files: Material, corpus: Path, seed: int, plan: TourPlan) -> None:
     """Put the user's text in place, and conversations made of it."""
-    train, held_out = held_out_split(read_corpus(corpus), HELD_OUT_FRACTION, seed)
-    held_out = held_out[: plan.num_held_out]
+    documents = list(read_corpus(corpus))
+    fraction = min(HELD_OUT_FRACTION, plan.num_held_out / max(1, len(documents)))
+    train, held_out = held_out_split(documents, fraction, seed)
     _write_rows(files.corpus, ({"text": document.text} for document in train))
     _write_rows(files.held_out, ({"text": document.text} for document in held_out))
     learn = continuations(train, plan.num_instructions)
     asked = {messages[0]["content"] for messages in learn}
-    test = [m for m in continuations(held_out, 4 * plan.num_test) if m[0]["content"] not in asked]
+    test = [m for m in continuations(held_out, 2 * plan.num_test) if m[0]["content"] not in asked]
     if not learn or not test:
         raise DataError(
-            f"'{corpus}' has too few lines of {PIECE_CHARACTERS[0]} or more characters to make "
-            f"conversations of ({len(learn)} to learn, {len(test)} to test). "
+            f"'{corpus}' has too few lines of {SHORTEST['en']} ({SHORTEST['zh']} in Chinese) or "
+            f"more characters to make conversations of ({len(learn)} to learn, {len(test)} to "
+            "test). Expected at least one of each. "
             "Give your own with --instructions FILE."
         )
     _write_rows(files.instructions, ({"messages": messages} for messages in learn))
@@ -141,31 +144,29 @@ def split_conversations(
 def continuations(documents: Iterable[Document], most: int) -> list[list[dict[str, str]]]:
     """Return at most `most` conversations that ask for the rest of a line of the documents.
 
-    The lines are taken evenly over the documents.
+    The lines are taken evenly over the documents; nothing is asked twice.
     """
-    lines = [line for document in documents for line in _lines(document.text)]
-    step = max(1, len(lines) // most)
-    return [_continuation(line) for line in lines[::step][:most]]
-
-
-def _lines(text: str) -> Iterator[str]:
-    shortest, longest = PIECE_CHARACTERS
-    for line in text.splitlines():
-        piece = line.strip()[:longest]
-        if len(piece) >= shortest:
-            yield piece
+    asked = {
+        messages[0]["content"]: messages
+        for document in documents
+        for line in document.text.splitlines()
+        if (messages := _continuation(line.strip()[:LONGEST]))
+    }
+    step = max(1, len(asked) // most)
+    return list(asked.values())[::step][:most]
 
 
 def _continuation(line: str) -> list[dict[str, str]]:
-    """Cut a line in its middle: between Chinese characters, else between words."""
-    is_chinese = bool(_CHINESE.search(line))
+    """Cut a line near its middle, between words or Chinese characters; a short one gives none."""
+    language = "zh" if _CHINESE.search(line) else "en"
     middle = len(line) // 2
-    space = line.find(" ", middle)
-    cut = middle if is_chinese or space < 0 or space == len(line) - 1 else space
-    ask = CONTINUE["zh" if is_chinese else "en"]
+    spaces = [place for place, character in enumerate(line) if character == " "]
+    cuts = [middle] if language == "zh" else sorted(spaces, key=lambda at: abs(at - middle))
+    if len(line) < SHORTEST[language] or not cuts:
+        return []
     return [
-        {"role": "user", "content": ask + line[:cut].strip()},
-        {"role": "assistant", "content": line[cut:].strip()},
+        {"role": "user", "content": CONTINUE[language] + line[: cuts[0]].strip()},
+        {"role": "assistant", "content": line[cuts[0] :].strip()},
     ]
 
 
