@@ -16,7 +16,7 @@ from danlu.config.run import TrainOptions
 from danlu.data.batch import IGNORE, PADDING, Batch
 from danlu.loading import load_adapter, load_decoder, save_adapter, save_decoder
 from danlu.models.decoder import Decoder
-from danlu.nn.attention import packed_context
+from danlu.nn.packing import PackedContext
 from danlu.train.loop import METRICS, Job, train
 from danlu.train.metrics import read_metrics
 from danlu.train.objective import CausalLM
@@ -157,7 +157,7 @@ def test_packed_rows_give_what_documents_give_alone(family: str) -> None:
         found = decoder.get_parameter("model.layers.0.self_attn.q_proj.weight").grad
         torch.testing.assert_close(found, weight, rtol=0, atol=1e-4 * float(weight.abs().max()))
 
-    attn = packed_context(documents, positions)
+    attn = PackedContext(documents, positions)
     with torch.no_grad():
         logits = decoder.logits(decoder.model(tokens, positions, attn))[0]
     for number in range(3):

@@ -18,6 +18,7 @@ from danlu.cli.terminal import TerminalHandler, complain
 from danlu.errors import DanluError
 
 DEBUG_FLAG = "--debug"
+SPIN_COUNT = "20000"  # a fraction of a millisecond
 COMPLETION_VARIABLE = "_DANLU_COMPLETE"  # set by the shell scripts of --install-completion
 _HELP = """The whole life of an open language model on your own machine, with a proof at each step.
 
@@ -29,6 +30,9 @@ New here? [bold]danlu tour[/bold] takes a tiny model from raw text to a chat, in
 
 def main() -> None:
     """Run the program on the process's arguments and leave with its exit code."""
+    # Threads that wait for each other should not spin for long: on a machine with other work they
+    # would take the processor from the very thread they wait for, and everything crawls.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     sys.exit(run(sys.argv[1:]))
 
 

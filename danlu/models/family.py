@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from danlu.errors import CheckpointError, UnsupportedModelError, bullet_list, did_you_mean
+from danlu.errors import (
+    CheckpointError,
+    ShapeError,
+    UnsupportedModelError,
+    bullet_list,
+    did_you_mean,
+)
 from danlu.models.config import DecoderConfig
 from danlu.weights.rules import Ignore, Rule
 
@@ -139,7 +145,11 @@ class Family:
     def config(self, name: str, values: Mapping[str, Any]) -> DecoderConfig:
         """Return the decoder config of a config.json of this family, called `name` in errors."""
         raw = RawConfig(values, self.ignored_keys)
-        config = self.read_config(raw)
+        try:
+            config = self.read_config(raw)
+        except ShapeError:
+            raw.finish(name)  # a wrong key is the better explanation of an impossible size
+            raise
         raw.finish(name)
         return config
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from danlu.nn.linear import LinearLike
 from danlu.nn.positions import Rotation
 
+PLAIN_SCORES = 2**25  # scores that may exist at once where attention is computed as it is written
+
 
 @dataclass(frozen=True)
 class AttentionLayer:
@@ -174,8 +176,10 @@ def scaled_attention(
     num_queries, num_keys = q_BHTd.shape[2], k_BKSd.shape[2]
     if num_queries == 1 and mask is None:
         return _single_query(q_BHTd, k_BKSd, v_BKSd, scale)
-    if mask is None and num_queries != num_keys:
+    if mask is None and (num_queries != num_keys or _is_plain_faster(q_BHTd, num_keys)):
         mask = causal_mask(num_queries, num_keys, q_BHTd.device)[:, None]
+    if mask is not None and _is_plain_faster(q_BHTd, num_keys):
+        return _plain_attention(q_BHTd, k_BKSd, v_BKSd, scale, mask)
     if groups > 1:
         k_BKSd = k_BKSd.repeat_interleave(groups, dim=1)
         v_BKSd = v_BKSd.repeat_interleave(groups, dim=1)
@@ -190,6 +194,30 @@ def _single_query(q_BH1d: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, scale: float) 
     q_BKGd = q_BH1d.reshape(batch, k_BKSd.shape[1], -1, head_dim)
     out_BKGd = F.scaled_dot_product_attention(q_BKGd, k_BKSd, v_BKSd, scale=scale)
     return out_BKGd.reshape(batch, heads, 1, head_dim)
+
+
+def _is_plain_faster(q_BHTd: Tensor, num_keys: int) -> bool:
+    """Training in bfloat16 on the CPU: the fused kernel's backward pass is several times slower."""
+    trains = q_BHTd.requires_grad and torch.is_grad_enabled()
+    on_cpu = q_BHTd.device.type == "cpu" and q_BHTd.dtype == torch.bfloat16
+    return trains and on_cpu and q_BHTd[..., 0].numel() * num_keys <= PLAIN_SCORES
+
+
+def _plain_attention(
+    q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, scale: float, mask: Tensor
+) -> Tensor:
+    """The formula as it stands; the heads of a group are extra queries of their kv head."""
+    batch, heads, num_queries, _ = q_BHTd.shape
+    kv_heads, num_keys = k_BKSd.shape[1], k_BKSd.shape[2]
+    groups = heads // kv_heads
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q_BHTd.dtype).masked_fill_(~mask, -math.inf)
+    mask = mask.expand(-1, heads, -1, -1).unflatten(1, (kv_heads, groups))
+    q_BKNd = (q_BHTd * scale).reshape(batch, kv_heads, groups * num_queries, -1)
+    scores_BKNS = q_BKNd @ k_BKSd.transpose(-1, -2)
+    scores_BKGTS = scores_BKNS.view(batch, kv_heads, groups, num_queries, num_keys) + mask
+    weights_BKNS = scores_BKGTS.softmax(-1).flatten(2, 3)
+    return (weights_BKNS @ v_BKSd).reshape(batch, heads, num_queries, -1)
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
@@ -211,19 +239,6 @@ def padded_context(attention_mask_BT: Tensor | None, positions_BT: Tensor) -> De
     real = attention_mask_BT.bool()
     visible = causal_mask(num_tokens, num_tokens, real.device) & real[:, None, :]
     return DenseContext(_with_self(visible), positions_BT, positions_BT)
-
-
-def packed_context(documents_BT: Tensor, positions_BT: Tensor) -> DenseContext:
-    """Return causal attention inside each document of a packed batch.
-
-    Args:
-        documents_BT: number of the document that each token belongs to; -1 is padding.
-        positions_BT: positions, counted from 0 in each document.
-    """
-    num_tokens = documents_BT.shape[1]
-    same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    visible = causal_mask(num_tokens, num_tokens, documents_BT.device) & same
-    return DenseContext(visible, positions_BT, positions_BT)
 
 
 def _with_self(visible_BTT: Tensor) -> Tensor:

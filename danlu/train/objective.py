@@ -6,7 +6,7 @@ from torch import Tensor
 
 from danlu.data.batch import Batch
 from danlu.models.decoder import Decoder
-from danlu.nn.attention import packed_context
+from danlu.nn.packing import PackedContext
 from danlu.train.loss import head_loss
 
 B_contra = TypeVar("B_contra", contravariant=True)
@@ -28,6 +28,6 @@ class CausalLM:
 
     def loss(self, model: Decoder, batch: Batch) -> tuple[Tensor, int]:
         """Return the summed cross-entropy in nats and the number of targets."""
-        attn = packed_context(batch.documents_BT, batch.positions_BT)
+        attn = PackedContext(batch.documents_BT, batch.positions_BT)
         hidden_BTD = model.model(batch.tokens_BT, batch.positions_BT, attn)
         return head_loss(model, hidden_BTD, batch.targets_BT), batch.num_targets

@@ -1,0 +1,84 @@
+"""Attention inside the documents of a packed batch, without a mask over whole rows.
+
+Documents of similar length are gathered side by side and attended to as a causal batch,
+so the work grows with the length of documents and not of rows. The padding behind a document is
+never looked at: attention is causal.
+"""
+
+import torch
+from torch import Tensor
+
+from danlu.nn.attention import AttentionLayer, DenseContext
+
+SMALLEST_BUCKET_TOKENS = 32
+
+
+class PackedContext:
+    """Causal attention inside each document.
+
+    Args:
+        documents_BT: number of the document that each token belongs to; -1 is padding. Neighbours
+            in a row have different numbers.
+        positions_BT: positions, counted from 0 in each document.
+    """
+
+    def __init__(self, documents_BT: Tensor, positions_BT: Tensor) -> None:
+        starts_M, lengths_M = _runs(documents_BT)
+        self._buckets = [
+            _Bucket(starts_M[chosen], lengths_M[chosen], positions_BT.flatten())
+            for chosen in _by_length(lengths_M)
+        ]
+        self._restore_N = _inverse(self._buckets, documents_BT.numel())
+
+    def attend(
+        self, layer: AttentionLayer, q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor
+    ) -> Tensor:
+        """Return the attended values [B, T, H, d]."""
+        flat = [heads.flatten(0, 1) for heads in (q_BTHd, k_BTKd, v_BTKd)]
+        attended = [bucket.attend(layer, *flat) for bucket in self._buckets]
+        return torch.cat(attended).index_select(0, self._restore_N).view_as(q_BTHd)
+
+
+class _Bucket:
+    """Documents that are padded to one length, and where their tokens are in the flat batch."""
+
+    def __init__(self, starts_M: Tensor, lengths_M: Tensor, positions_N: Tensor) -> None:
+        step_L = torch.arange(int(lengths_M.max()), device=starts_M.device)
+        self.real_ML = step_L < lengths_M[:, None]
+        # Padding repeats the last token, which keeps every index inside the batch.
+        self.index_ML = starts_M[:, None] + torch.minimum(step_L, lengths_M[:, None] - 1)
+        positions_ML = positions_N[self.index_ML]
+        self._dense = DenseContext(None, positions_ML, positions_ML)
+
+    def attend(
+        self, layer: AttentionLayer, q_NHd: Tensor, k_NKd: Tensor, v_NKd: Tensor
+    ) -> Tensor:
+        """Return the attended values of all documents, padding included, [M * L, H, d]."""
+        index, shape = self.index_ML.flatten(), self.index_ML.shape
+        q, k, v = (
+            heads.index_select(0, index).unflatten(0, shape) for heads in (q_NHd, k_NKd, v_NKd)
+        )
+        return self._dense.attend(layer, q, k, v).flatten(0, 1)
+
+
+def _runs(documents_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return start and length of each run of one document in a row, in the flat batch."""
+    num_tokens = documents_BT.shape[1]
+    offsets_B1 = torch.arange(len(documents_BT), device=documents_BT.device)[:, None] * num_tokens
+    keys_N = (documents_BT + 1 + offsets_B1 * (num_tokens + 1)).flatten()
+    _, lengths_M = torch.unique_consecutive(keys_N, return_counts=True)
+    return lengths_M.cumsum(0) - lengths_M, lengths_M
+
+
+def _by_length(lengths_M: Tensor) -> list[Tensor]:
+    """Return the documents in groups whose lengths round up to one power of two."""
+    rounded_M = lengths_M.clamp(min=SMALLEST_BUCKET_TOKENS).float().log2().ceil()
+    return [(rounded_M == size).nonzero().squeeze(1) for size in rounded_M.unique()]
+
+
+def _inverse(buckets: list[_Bucket], num_tokens: int) -> Tensor:
+    """Return, for each token of the flat batch, its place in the buckets laid end to end."""
+    index = torch.cat([bucket.index_ML.flatten() for bucket in buckets])
+    real = torch.cat([bucket.real_ML.flatten() for bucket in buckets])
+    places = torch.arange(len(index), device=index.device)[real]
+    return places.new_empty(num_tokens).scatter_(0, index[real], places)

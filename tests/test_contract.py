@@ -1,0 +1,163 @@
+"""What holds for every family: one parametrised suite over all that are discovered."""
+
+import pytest
+import torch
+from checkpoints import assert_close, tiny_decoder
+from torch import Tensor
+
+from danlu.adapters.lora import attach_lora, merge_lora
+from danlu.config.adapter import LoraConfig
+from danlu.loading.layout import published_layout
+from danlu.models import discover
+from danlu.models.decoder import Decoder
+from danlu.nn.attention import padded_context
+from danlu.nn.cache import KVCache
+from danlu.nn.packing import PackedContext
+
+EVERY = sorted(discover())
+
+
+def test_families_are_discovered() -> None:
+    assert EVERY == ["bloom", "chatglm2", "llama"]
+
+
+def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def full(decoder: Decoder, ids: Tensor) -> Tensor:
+    return decoder(ids)
+
+
+@torch.inference_mode()
+def cached(decoder: Decoder, ids: Tensor, cuts: list[int]) -> Tensor:
+    """Logits through a cache, fed in pieces that end at `cuts`."""
+    cache = KVCache(decoder.kv_shapes(), len(ids), ids.shape[1], decoder.dtype, "cpu")
+    parts = []
+    for start, end in zip([0, *cuts], [*cuts, ids.shape[1]], strict=True):
+        positions = torch.arange(start, end).expand(len(ids), -1)
+        hidden = decoder.model(ids[:, start:end], positions, cache.context(None, positions))
+        parts.append(decoder.logits(hidden))
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("cuts", [[8], [3, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]])
+def test_prefill_and_decode_equal_the_full_forward(family: str, cuts: list[int]) -> None:
+    decoder, ids = tiny_decoder(family), tokens(2, 12)
+    assert_close(cached(decoder, ids, cuts), full(decoder, ids), 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_packed_equals_alone(family: str) -> None:
+    decoder = tiny_decoder(family)
+    documents = [tokens(1, length, seed=length) for length in (5, 9, 2)]
+    packed = torch.cat([*documents, torch.zeros(1, 3, dtype=torch.long)], dim=1)
+    numbers = torch.tensor([[0] * 5 + [1] * 9 + [2] * 2 + [-1] * 3])
+    positions = torch.cat([torch.arange(n) for n in (5, 9, 2, 3)])[None]
+    with torch.inference_mode():
+        hidden = decoder.model(packed, positions, PackedContext(numbers, positions))
+        found = decoder.logits(hidden).split([5, 9, 2, 3], dim=1)
+    for document, logits in zip(documents, found, strict=False):
+        assert_close(logits, full(decoder, document), 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_equals_alone(family: str, side: str) -> None:
+    decoder, ids = tiny_decoder(family), tokens(1, 6)
+    padding = torch.full((1, 4), 7)
+    left = side == "left"
+    padded = torch.cat([padding, ids] if left else [ids, padding], dim=1)
+    mask = torch.cat([torch.zeros(1, 4), torch.ones(1, 6)], dim=1)
+    mask = mask if left else mask.flip(1)
+    with torch.inference_mode():
+        logits = decoder(padded, mask)
+    assert_close(logits[mask.bool()], full(decoder, ids)[0], 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_batch_order_does_not_matter(family: str) -> None:
+    decoder, ids = tiny_decoder(family), tokens(4, 7)
+    order = torch.tensor([2, 0, 3, 1])
+    assert_close(full(decoder, ids[order]), full(decoder, ids)[order], 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_cache_rows_can_be_selected(family: str) -> None:
+    decoder, ids = tiny_decoder(family), tokens(3, 6)
+    cache = KVCache(decoder.kv_shapes(), 3, 6, torch.float32, "cpu")
+    positions = torch.arange(5).expand(3, -1)
+    rows = torch.tensor([2, 0])
+    with torch.inference_mode():
+        decoder.model(ids[:, :5], positions, cache.context(None, positions))
+        cache.select(rows)
+        last = torch.full((2, 1), 5)
+        hidden = decoder.model(ids[rows, 5:], last, cache.context(None, last))
+        assert_close(decoder.logits(hidden)[:, 0], full(decoder, ids)[rows, 5], 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_roles_and_names_cover_every_parameter(family: str) -> None:
+    decoder = tiny_decoder(family)
+    roles = decoder.linear_roles()
+    matrices = {n for n, p in decoder.named_parameters() if p.ndim == 2 and "embed" not in n}
+    assert matrices - {"lm_head.weight"} == {f"{n}.weight" for n in roles if n != "lm_head"}
+    assert set(roles.values()) == {"column", "row", "vocab"}
+    claimed = [ours for e in published_layout(decoder).entries.values() for ours in e.ours]
+    assert sorted(claimed) == sorted({*dict(decoder.named_parameters()), "lm_head.weight"})
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_names_go_to_and_fro(family: str) -> None:
+    decoder = tiny_decoder(family)
+    state = dict(decoder.named_parameters())
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    for entry in published_layout(decoder).entries.values():
+        published = entry.save(state)
+        assert published.shape == entry.shape
+        for name, tensor in entry.load(published).items():
+            assert torch.equal(tensor, state[name])
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_fresh_lora_is_the_base_and_merging_changes_nothing(family: str) -> None:
+    decoder, ids = tiny_decoder(family), tokens(2, 8)
+    before = full(decoder, ids)
+    generator = torch.Generator().manual_seed(1)
+    names = attach_lora(decoder, LoraConfig(lora_rank=4), generator)
+    assert len(names) == len(decoder.linear_roles()) - 1
+    assert torch.equal(full(decoder, ids), before)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.normal_(0.0, 0.1, generator=generator)
+    adapted = full(decoder, ids)
+    assert (adapted - before).abs().max() > 0.01
+    assert merge_lora(decoder) == names
+    assert_close(full(decoder, ids), adapted, 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_gradients_equal_finite_differences(family: str) -> None:
+    decoder, ids = tiny_decoder(family).double(), tokens(1, 5)
+    generator = torch.Generator().manual_seed(2)
+    parameters = dict(decoder.named_parameters())
+
+    def loss() -> Tensor:
+        positions = torch.arange(5)[None]
+        hidden = decoder.model(ids, positions, padded_context(None, positions))
+        return decoder.logits(hidden).log_softmax(-1)[0, torch.arange(4), ids[0, 1:]].sum()
+
+    gradients = torch.autograd.grad(loss(), list(parameters.values()))
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.double)
+        with torch.no_grad():
+            parameter.add_(direction, alpha=1e-6)
+            above = loss()
+            parameter.sub_(direction, alpha=2e-6)
+            below = loss()
+            parameter.add_(direction, alpha=1e-6)
+        slope = float((above - below) / 2e-6)
+        assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-4, abs=1e-5), name

@@ -1,0 +1,141 @@
+"""Every family against its original code: logits, greedy ids, loss, gradient, saved bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import FAMILIES, assert_close, expected, golden
+from torch import nn
+from torch.nn import functional as F
+
+from danlu.loading import load_decoder, save_decoder
+from danlu.models.decoder import Decoder
+from danlu.nn.positions import Alibi, Rope
+from danlu.weights.files import find_weight_files, stream
+
+
+def folders(shared: Path, name: str) -> list[Path]:
+    return [golden(name), shared / "golden" / name]
+
+
+def padded_logits(decoder: Decoder, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    wanted = expected(folder)
+    with torch.inference_mode():
+        found = decoder(wanted["input_ids"], wanted["attention_mask"])
+    mask = wanted["compare_mask"]
+    return found[mask], wanted["logits"][mask]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_of_padded_batches(name: str) -> None:
+    assert_close(*padded_logits(load_decoder(golden(name)), golden(name)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_and_hidden_of_the_larger_goldens(name: str, shared: Path) -> None:
+    folder = shared / "golden" / name
+    decoder, wanted = load_decoder(folder), expected(folder)
+    assert_close(*padded_logits(decoder, folder))
+    positions = decoder.config.sequence_rule.positions(
+        wanted["input_ids"], wanted["attention_mask"]
+    )
+    caught = []
+    handle = decoder.lm_head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    with torch.inference_mode():
+        decoder(wanted["input_ids"], wanted["attention_mask"], positions)
+    handle.remove()
+    mask = wanted["compare_mask"]
+    assert_close(caught[0][mask], wanted["hidden"][mask])
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_loss_and_gradient(name: str) -> None:
+    wanted, decoder = expected(golden(name)), load_decoder(golden(name))
+    logits = decoder(wanted["input_ids"], wanted["attention_mask"])
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), wanted["labels"][:, 1:].flatten())
+    assert_close(loss.detach(), wanted["loss"])
+    loss.backward()
+    [(key, gradient)] = [(k, v) for k, v in wanted.items() if k.startswith("grad.")]
+    layout_name = key.removeprefix("grad.")
+    from danlu.loading.layout import published_layout
+
+    entries = published_layout(decoder).entries
+    entry = entries.get(layout_name) or entries["transformer." + layout_name]
+    grads = {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
+    assert_close(entry.save(grads), gradient)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saved_tensors_are_the_published_bytes(name: str, tmp_path: Path) -> None:
+    save_decoder(load_decoder(golden(name)), tmp_path)
+    before = read_all(golden(name))
+    after = read_all(tmp_path)
+    before = {k: v for k, v in before.items() if "inv_freq" not in k}
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert tensor.dtype == after[key].dtype
+        assert torch.equal(tensor, after[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_half_precision_checkpoints_come_back_in_their_dtype(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_decoder(load_decoder(golden(name)), tmp_path / "half", dtype)
+    save_decoder(load_decoder(tmp_path / "half"), tmp_path / "again", max_shard_bytes=20_000)
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
+    before, after = read_all(tmp_path / "half"), read_all(tmp_path / "again")
+    assert {tensor.dtype for tensor in before.values()} == {dtype}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def read_all(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor, _ in stream(find_weight_files(folder))}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_inference_layout_computes_the_same(name: str) -> None:
+    decoder = load_decoder(golden(name), for_inference=True)
+    assert_close(*padded_logits(decoder, golden(name)))
+
+
+# Mutations: each of these mistakes must show in the goldens (STYLE section 9).
+
+
+def swap_heads(decoder: Decoder) -> None:
+    weight = decoder.blocks()[0].self_attn.q_proj.dense_weight().data
+    head = decoder.config.head_dim
+    weight[:head], weight[head : 2 * head] = (
+        weight[head : 2 * head].clone(),
+        weight[:head].clone(),
+    )
+
+
+def drop_scale(decoder: Decoder) -> None:
+    for module in decoder.modules():
+        if isinstance(module, nn.Module) and type(module).__name__ in ("RMSNorm", "LayerNorm"):
+            module.weight.data.fill_(1.0)
+
+
+def shift_positions(decoder: Decoder) -> None:
+    scheme = decoder.model.position_scheme
+    if isinstance(scheme, Rope):
+        decoder.model.position_scheme = Rope(
+            scheme.rotary_dim, scheme.theta, not scheme.interleaved, scheme.position_scale
+        )
+    else:
+        for block in decoder.blocks():
+            slopes = Alibi().slopes(2 * decoder.config.num_heads)[: decoder.config.num_heads]
+            object.__setattr__(block.self_attn.layer, "slopes", slopes)
+
+
+@pytest.mark.parametrize("mistake", [swap_heads, drop_scale, shift_positions])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_goldens_notice(name: str, mistake: object) -> None:
+    decoder = load_decoder(golden(name))
+    assert callable(mistake)
+    mistake(decoder)
+    with pytest.raises(AssertionError):
+        assert_close(*padded_logits(decoder, golden(name)))

@@ -1,0 +1,171 @@
+"""Bad folders: one complete error each, and nothing executed."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import copy_golden, golden, spoil_config, spoil_weights, tiny_checkpoint
+
+from danlu.errors import CheckpointError, ConfigError, UnsupportedModelError
+from danlu.loading import load_decoder, save_decoder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "model")
+
+
+def message(folder: Path, error: type[Exception] = CheckpointError) -> str:
+    with pytest.raises(error) as caught:
+        load_decoder(folder)
+    return str(caught.value)
+
+
+def test_every_problem_of_the_weights_is_named_at_once(folder: Path) -> None:
+    spoil_weights(
+        folder,
+        model__norm__weight=None,
+        model__layers__0__mlp__up_proj__weight=torch.zeros(3, 5),
+        model__layers__0__mlp__upp_proj__weight=torch.zeros(2),
+    )
+    text = message(folder)
+    assert "model.norm.weight [64] is missing" in text
+    assert "model.layers.0.mlp.up_proj.weight in model.safetensors is [3, 5]" in text
+    assert "asks for [112, 64]" in text
+    assert "upp_proj.weight [2] in model.safetensors belongs to no parameter" in text
+    assert "Did you mean 'model.layers.0.mlp.up_proj.weight'?" in text
+
+
+def test_every_problem_of_the_config_is_named_at_once(folder: Path) -> None:
+    spoil_config(
+        folder, hidden_size="REMOVE", rms_norm_epss=1e-5, num_hidden_layers="2", hidden_act="relu"
+    )
+    text = message(folder)
+    assert "'hidden_size' is missing" in text
+    assert "unknown key 'rms_norm_epss'. Did you mean 'rms_norm_eps'?" in text
+    assert "'num_hidden_layers' is '2'; expected a int" in text
+    assert "'hidden_act' is 'relu', which is not supported; expected 'silu'" in text
+
+
+def test_unknown_architecture(folder: Path) -> None:
+    spoil_config(folder, architectures=["NovelForCausalLM"], model_type="novel")
+    text = message(folder, UnsupportedModelError)
+    assert "['NovelForCausalLM'], model_type 'novel'" in text
+    assert "bloom, chatglm2, llama" in text
+
+
+def test_family_can_be_named_but_not_misspelt(folder: Path) -> None:
+    spoil_config(folder, architectures=["MyLlama"], model_type="my")
+    assert load_decoder(folder, family="llama").config.num_layers == 2
+    with pytest.raises(ConfigError, match="no family 'lama'. Did you mean 'llama'"):
+        load_decoder(folder, family="lama")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff"])
+def test_config_that_is_no_json_object(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    assert "config.json' " in message(folder)
+
+
+def test_missing_folder_and_missing_files(folder: Path, tmp_path: Path) -> None:
+    assert "is not a folder" in message(tmp_path / "nothing")
+    (folder / "model.safetensors").unlink()
+    assert "Expected one of model.safetensors, pytorch_model.bin" in message(folder)
+    (folder / "config.json").unlink()
+    assert "config.json' is missing" in message(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_truncated_safetensors(folder: Path, keep: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    text = message(folder)
+    assert f"model.safetensors' ({keep:,} bytes) cannot be read" in text
+    assert "truncated or damaged" in text
+
+
+@pytest.mark.parametrize("keep", [0, 100, 20_000])
+def test_truncated_bin(tmp_path: Path, keep: int) -> None:
+    folder = copy_golden("chatglm2-6b", tmp_path / "model")
+    path = folder / "pytorch_model-00001-of-00002.bin"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "cannot be read" in message(folder)
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder = copy_golden("llama2", tmp_path / "model")
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "1 files that are missing:\n  - model-00002-of-00002.safetensors" in message(folder)
+
+
+def test_index_that_leaves_its_folder(tmp_path: Path) -> None:
+    folder = copy_golden("llama2", tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.bin"}}')
+    assert "outside its folder" in message(folder)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def test_pickle_that_runs_code_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder / "model.safetensors").unlink()
+    for write in (torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))):
+        write({"a": Evil()}, folder / "pytorch_model.bin")
+        message(folder)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_bin_with_more_than_tensors_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"model": {"a": torch.zeros(1)}, "step": 3}, folder / "pytorch_model.bin")
+    text = message(folder)
+    assert "'model' is a dict" in text
+    assert "'step' is a int" in text
+
+
+def test_legacy_bin_is_read(tmp_path: Path) -> None:
+    folder = copy_golden("chatglm2-6b", tmp_path / "model")
+    for path in folder.glob("*.bin"):
+        content = torch.load(path, weights_only=True)
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    wanted = load_decoder(golden("chatglm2-6b")).state_dict()
+    for name, tensor in load_decoder(folder).state_dict().items():
+        assert torch.equal(tensor, wanted[name])
+
+
+def test_auto_map_is_ignored(folder: Path) -> None:
+    spoil_config(folder, auto_map={"AutoModel": "modeling_evil.Model"})
+    (folder / "modeling_evil.py").write_text("raise RuntimeError('executed')")
+    assert load_decoder(folder).config.num_layers == 2
+
+
+def test_tied_head_in_the_file_must_equal_the_embedding(folder: Path, tmp_path: Path) -> None:
+    embedding = load_decoder(folder).model.embed_tokens.weight.detach().clone()
+    spoil_config(folder, tie_word_embeddings=True)
+    spoil_weights(folder, lm_head__weight=embedding)
+    decoder = load_decoder(folder)
+    save_decoder(decoder, tmp_path / "again")
+    assert load_decoder(tmp_path / "again").published.stores_tied_head
+    spoil_weights(folder, lm_head__weight=embedding + 1)
+    assert "the head differs from the embedding, but both are tied" in message(folder)
+
+
+def test_a_decoder_prepared_for_inference_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="prepared for inference"):
+        save_decoder(load_decoder(folder, for_inference=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama2", "chatglm2-6b", "bloom"])
+def test_mapped_files_are_reopened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = load_decoder(golden(name)).state_dict()
+    monkeypatch.setattr("danlu.weights.files.REMAP_BYTES", 1)
+    for key, tensor in load_decoder(golden(name)).state_dict().items():
+        assert torch.equal(tensor, wanted[key])
