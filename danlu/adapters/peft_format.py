@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.adapters.lora import LoRALinear, adapted_linears
@@ -22,6 +21,7 @@ from danlu.files import atomic_file, write_json
 from danlu.nn.linear import HasLinears
 from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
 from danlu.weights.rules import Entry
+from danlu.weights.writing import write_tensors
 
 KEY_PREFIX = "base_model.model."
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -75,11 +75,11 @@ def write_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path,
         raise AdapterError("There is no adapter to save. Attach one first.")
     tensors = {}
     for name, update in updates.items():
-        tensors[f"{KEY_PREFIX}{name}.lora_A.weight"] = update.lora_A.detach().contiguous()
-        tensors[f"{KEY_PREFIX}{name}.lora_B.weight"] = update.lora_B.detach().contiguous()
+        tensors[f"{KEY_PREFIX}{name}.lora_A.weight"] = update.lora_A
+        tensors[f"{KEY_PREFIX}{name}.lora_B.weight"] = update.lora_B
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / WEIGHT_FILES[0]) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        write_tensors(temporary, tensors)
     dropout = next(iter(adapted.values())).dropout
     write_json(folder / "adapter_config.json", _config(updates, base, dropout))
 

@@ -11,13 +11,11 @@ from danlu.commands.manifest import folder_hash
 from danlu.commands.training import (
     TrainingRows,
     check_length,
-    check_stamp,
     facts,
     pack_rows,
     training_device,
     training_job,
     write_model,
-    write_stamp,
 )
 from danlu.config.run import FinetuneRun
 from danlu.data.conversations import read_conversations
@@ -29,6 +27,7 @@ from danlu.loading import load_decoder, save_adapter
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer, load_tokenizer
+from danlu.tokenizer.stamp import check_stamp, write_stamp
 from danlu.train.loop import train
 from danlu.train.manifest import data_files
 from danlu.train.precision import DTYPES, Masters
@@ -66,6 +65,8 @@ def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
         )
     tokenizer = load_tokenizer(base)
     check_stamp(base, tokenizer)
+    if run.data.chat_format is not None:
+        tokenizer = tokenizer.with_chat_format(run.data.chat_format)
     return tokenizer, {
         "data": data_files([*run.data.instruction_paths, run.data.held_out]),
         "tokenizer": tokenizer.fingerprint(),

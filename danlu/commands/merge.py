@@ -16,6 +16,7 @@ from danlu.files import atomic_folder
 from danlu.loading import load_decoder, save_decoder
 from danlu.progress import Progress, Silent, working
 from danlu.tokenizer import load_tokenizer
+from danlu.tokenizer.stamp import write_stamp
 
 # What rounding to bfloat16 can do to a model; a wrong merge is orders of magnitude away.
 MAX_KL = 1e-2
@@ -80,6 +81,7 @@ def merge(
         merged_layers = merge_lora(decoder)
         save_decoder(decoder, folder, dtype)
         tokenizer.save(folder)
+        write_stamp(folder, tokenizer)
         report.advance(1, "stored")
         adapted, merged = load_decoder(base, adapter=adapter), load_decoder(folder)
         batches = comparison_batches(adapted, tokenizer, Path(text) if text else None, Silent())

@@ -20,6 +20,7 @@ from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
 from danlu.quantize.linear import QuantizedLinear
 from danlu.tokenizer import load_tokenizer
+from danlu.tokenizer.stamp import write_stamp
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def quantize(
     with atomic_folder(Path(out)) as folder, working(report, "quantize", 4):
         save_decoder(load_decoder(model, quantize=scheme), folder)
         tokenizer.save(folder)
+        write_stamp(folder, tokenizer)
         report.advance(1, "stored")
         quantized = load_decoder(folder)
         batches = comparison_batches(original, tokenizer, Path(text) if text else None, Silent())

@@ -1,6 +1,5 @@
 """What pre-training and fine-tuning share: rows to train on, the job, and the model at the end."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,23 +8,20 @@ from typing import Any
 
 import torch
 
-import danlu
 from danlu.config.run import TrainOptions
 from danlu.data.ledger import Ledger
 from danlu.data.packing import LongPolicy, PackedRow, TokenDocument, fit_documents, pack
 from danlu.engine.placement import choose_device
-from danlu.errors import ConfigError, TokenizerError
-from danlu.files import write_json
+from danlu.errors import ConfigError
 from danlu.loading import save_decoder
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.stamp import write_stamp
 from danlu.train.loop import Job
 from danlu.train.manifest import packing_counts, parameter_counts, parents
 from danlu.train.objective import CausalLM
 from danlu.train.precision import DTYPES, Masters
 from danlu.train.source import PackedSource, batches_of
-
-STAMP = "danlu.json"
 
 
 @dataclass(frozen=True)
@@ -179,31 +175,3 @@ def write_model(
     save_decoder(decoder, folder, DTYPES[name])
     tokenizer.save(folder)
     write_stamp(folder, tokenizer, chat_format)
-
-
-def write_stamp(folder: Path, tokenizer: Tokenizer, chat_format: str | None) -> None:
-    """Write what the weights in `folder` were trained with, to be checked where they are used."""
-    stamp = {
-        "danlu": danlu.__version__,
-        "tokenizer_fingerprint": tokenizer.fingerprint(),
-        "chat_format": chat_format or tokenizer.chat_format,
-    }
-    write_json(folder / STAMP, stamp)
-
-
-def check_stamp(folder: Path, tokenizer: Tokenizer) -> None:
-    """Refuse a model whose tokenizer or template is not the one it was trained with.
-
-    Raises:
-        TokenizerError: if the fingerprint differs; a folder without one is not checked.
-    """
-    path = folder / STAMP
-    if not path.is_file():
-        return
-    trained = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_fingerprint")
-    if trained != tokenizer.fingerprint():
-        raise TokenizerError(
-            f"The tokenizer or chat template in '{folder}' is not the one the model was trained "
-            f"with: {STAMP} says {trained}, found {tokenizer.fingerprint()}. Expected the files "
-            "that were written with the weights; put them back."
-        )

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from danlu.config.base import Config
+from danlu.errors import ConfigError, did_you_mean
 
 KERNEL_GROUP_SIZES = (32, 64, 128, 256)
 
@@ -45,3 +46,13 @@ class QuantScheme(Config):
 
 
 PRESETS: dict[str, QuantScheme] = {"int8": QuantScheme(bits=8), "int4": QuantScheme(bits=4)}
+
+
+def preset(name: str) -> QuantScheme:
+    """Return the scheme called `name`, or raise a `ConfigError` with the known ones."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"There is no quantization {name!r}.{did_you_mean(name, PRESETS)} "
+            f"Expected {' or '.join(map(repr, PRESETS))}, or a QuantScheme."
+        )
+    return PRESETS[name]

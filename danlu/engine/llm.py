@@ -19,6 +19,7 @@ from danlu.loading import load_decoder
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
 from danlu.tokenizer import IncrementalDecoder, Tokenizer, load_tokenizer
+from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -82,7 +83,11 @@ class LLM:
         place = choose_device(device)
         computes = choose_dtype(dtype, Path(path), place)
         tokenizer = load_tokenizer(path)
-        self._assemble(load_decoder(path, computes, place, adapter, quantize), tokenizer)
+        check_stamp(Path(path), tokenizer)
+        if adapter is not None:
+            tokenizer = tokenizer_of_adapter(Path(adapter), tokenizer)
+        decoder = load_decoder(path, computes, place, adapter, quantize, for_inference=True)
+        self._assemble(decoder, tokenizer)
 
     @classmethod
     def from_parts(cls, decoder: Decoder, tokenizer: Tokenizer) -> "LLM":

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
-from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.config.quantize import QuantScheme, preset
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
 from danlu.loading.adapting import load_adapter
 from danlu.loading.building import (
@@ -60,7 +60,7 @@ def load_decoder(
     decoder = decoder_from_config(read_model_config(folder), family)
     convert: LinearFactory | None = packed if for_inference else None
     if quantize is not None:
-        convert = rounding(PRESETS[quantize] if isinstance(quantize, str) else quantize)
+        convert = rounding(preset(quantize) if isinstance(quantize, str) else quantize)
     fuse = for_inference and adapter is None
     WeightReader(folder, decoder, dtype, torch.device(device), convert, fuse).run()
     if adapter is not None:

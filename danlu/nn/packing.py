@@ -50,9 +50,7 @@ class _Bucket:
         positions_ML = positions_N[self.index_ML]
         self._dense = DenseContext(None, positions_ML, positions_ML)
 
-    def attend(
-        self, layer: AttentionLayer, q_NHd: Tensor, k_NKd: Tensor, v_NKd: Tensor
-    ) -> Tensor:
+    def attend(self, layer: AttentionLayer, q_NHd: Tensor, k_NKd: Tensor, v_NKd: Tensor) -> Tensor:
         """Return the attended values of all documents, padding included, [M * L, H, d]."""
         index, shape = self.index_ML.flatten(), self.index_ML.shape
         q, k, v = (

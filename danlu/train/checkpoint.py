@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from danlu.errors import CheckpointError, OutputError
+from danlu.errors import CheckpointError
 from danlu.files import atomic_folder
+from danlu.weights.writing import write_tensors
 
 FORMAT = 1
 KEEP = 2
@@ -58,8 +59,8 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
     """
     path = folder / f"step-{snapshot.counters.step:06d}"
     with atomic_folder(path, replace=True) as temporary:
-        _save_tensors(snapshot.weights, temporary / _WEIGHTS)
-        _save_tensors(snapshot.optimizer, temporary / _OPTIMIZER)
+        write_tensors(temporary / _WEIGHTS, snapshot.weights)
+        write_tensors(temporary / _OPTIMIZER, snapshot.optimizer)
         state = {
             "format": FORMAT,
             "counters": asdict(snapshot.counters),
@@ -148,17 +149,6 @@ def _verified_state(path: Path) -> dict[str, Any]:
 
 def _json_sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, path)
-    except SafetensorError as error:
-        raise OutputError(
-            f"Cannot write '{path}': {error}. Free some space or choose another folder; "
-            "what was finished before is intact."
-        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:

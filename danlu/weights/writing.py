@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from danlu.errors import OutputError
 from danlu.files import atomic_file, write_text
 
 MAX_SHARD_BYTES = 5 * 2**30
@@ -35,8 +37,23 @@ def write_weights(
 
 def _write(path: Path, tensors: Mapping[str, Tensor], names: list[str]) -> None:
     with atomic_file(path) as temporary:
-        content = {name: tensors[name].detach().cpu().contiguous() for name in names}
-        save_file(content, temporary, metadata={"format": "pt"})
+        write_tensors(temporary, {name: tensors[name] for name in names})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file; the caller makes it atomic.
+
+    Raises:
+        OutputError: if the disk is full or the file cannot be written.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(content, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OutputError(
+            f"Cannot write '{path}': {error}. Free some space or choose another folder; "
+            "what was finished before is intact."
+        ) from error
 
 
 def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:

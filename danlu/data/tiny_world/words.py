@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 # ---------------------------------------------------------------- difficulty knobs
 # The tables below are cut to these sizes; fewer words and shorter stories are easier to learn.
-NUM_NAMES = 8
-NUM_THINGS = 10
-NUM_FOODS = 6
-NUM_ANIMALS = 6
-NUM_COLOURS = 7
-NUM_PLACES = 8
-NUM_SPOTS = 7
+NUM_NAMES = 6
+NUM_THINGS = 6
+NUM_FOODS = 4
+NUM_ANIMALS = 4
+NUM_COLOURS = 5
+NUM_PLACES = 6
+NUM_SPOTS = 5
 MAX_COUNT = 10  # the largest number of things anybody has
 FEWER_SHARE = 0.6  # counting stories where things go away; in the others more come
 NUM_SORTED = 3  # how many numbers are put in order, each from 1 to 9
 MAX_HAND_OVERS = 2
-THREE_STOPS_SHARE = 0.6  # ways through town with three stops; the others have two
-THREE_COLOURS_SHARE = 0.5  # colour stories with three things; the others have two
-MOVED_SHARE = 0.3  # where-stories in which the thing is moved
-DISTRACTOR_SHARE = 0.3  # stories with a sentence that has nothing to do with the question
-QUESTION_SHARE = 0.75  # corpus stories with questions and answers at their end
+THREE_STOPS_SHARE = 0.3  # ways through town with three stops; the others have two
+THREE_COLOURS_SHARE = 0.3  # colour stories with three things; the others have two
+MOVED_SHARE = 0.2  # where-stories in which the thing is moved
+DISTRACTOR_SHARE = 0.15  # stories with a sentence that has nothing to do with the question
+QUESTION_SHARE = 0.9  # corpus stories with questions and answers at their end
 MAX_QUESTIONS = 2  # about one story, in each language
 CODE_SHARE = 0.05  # corpus documents that are Python snippets
 RESERVED_PERCENT = 8  # share of all sentences that only held-out stories and tests may use

@@ -1,0 +1,59 @@
+"""danlu.json: which tokenizer and template the weights in a folder were trained with.
+
+One token truth: whoever uses the weights checks that they see the same tokens as training did.
+"""
+
+import json
+from pathlib import Path
+
+import danlu
+from danlu.errors import TokenizerError
+from danlu.files import write_json
+from danlu.tokenizer.base import Tokenizer
+
+STAMP = "danlu.json"
+
+
+def write_stamp(folder: Path, tokenizer: Tokenizer, chat_format: str | None = None) -> None:
+    """Write what the weights in `folder` were trained with, to be checked where they are used."""
+    stamp = {
+        "danlu": danlu.__version__,
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
+        "chat_format": chat_format or tokenizer.chat_format,
+    }
+    write_json(folder / STAMP, stamp)
+
+
+def check_stamp(folder: Path, tokenizer: Tokenizer) -> None:
+    """Refuse a model whose tokenizer or template is not the one it was trained with.
+
+    Raises:
+        TokenizerError: if the fingerprint differs; a folder without one is not checked.
+    """
+    path = folder / STAMP
+    if not path.is_file():
+        return
+    trained = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_fingerprint")
+    if trained != tokenizer.fingerprint():
+        raise TokenizerError(
+            f"The tokenizer or chat template in '{folder}' is not the one the model was trained "
+            f"with: {STAMP} says {trained}, found {tokenizer.fingerprint()}. Expected the files "
+            "that were written with the weights; put them back."
+        )
+
+
+def tokenizer_of_adapter(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
+    """Return the base's tokenizer with the chat format that the adapter was trained with.
+
+    Raises:
+        TokenizerError: if the adapter saw another tokenizer or template; an adapter without a
+            stamp (of another tool) is not checked.
+    """
+    path = folder / STAMP
+    if not path.is_file():
+        return tokenizer
+    stamp = json.loads(path.read_text(encoding="utf-8"))
+    if stamp["tokenizer_fingerprint"] != tokenizer.fingerprint() and stamp["chat_format"]:
+        tokenizer = tokenizer.with_chat_format(stamp["chat_format"])
+    check_stamp(folder, tokenizer)
+    return tokenizer
