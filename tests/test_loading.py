@@ -59,7 +59,7 @@ def test_unknown_architecture(folder: Path) -> None:
 def test_family_can_be_named_but_not_misspelt(folder: Path) -> None:
     spoil_config(folder, architectures=["MyLlama"], model_type="my")
     assert load_decoder(folder, family="llama").config.num_layers == 2
-    with pytest.raises(ConfigError, match="no family 'lama'. Did you mean 'llama'"):
+    with pytest.raises(ConfigError, match=r"no family 'lama'\. Did you mean 'llama'"):
         load_decoder(folder, family="lama")
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -20,6 +19,7 @@ from danlu.data.tiny_world.words import (
     PLACES,
     SPOTS,
     THINGS,
+    Noun,
     a,
     counted,
 )
@@ -44,10 +44,8 @@ def prompts(conversations) -> list[str]:
     return [conversation.messages[0]["content"] for conversation in conversations]
 
 
-def test_twenty_thousand_documents_are_quick_and_different(world, corpus):
-    start = time.perf_counter()
+def test_twenty_thousand_documents_are_different(world, corpus):
     assert list(world.stories(2_000)) == corpus[:2_000]
-    assert time.perf_counter() - start < 1.0
     duplicates = 1 - len(set(corpus)) / len(corpus)
     assert duplicates < 0.02, f"{duplicates:.2%} of the documents are duplicates"
     lengths = sorted(map(len, corpus))
@@ -85,7 +83,7 @@ def test_words_have_one_translation():
 
 
 def test_grammar_of_noun_phrases():
-    umbrella = next(noun for noun in THINGS if noun.en == "umbrella")
+    umbrella = Noun("umbrella", "umbrellas", "雨伞", "把")
     red = COLOURS[0]
     assert a(umbrella) == ("an umbrella", "一把雨伞")
     assert a(umbrella, red) == ("a red umbrella", "一把红色的雨伞")
@@ -119,26 +117,6 @@ def check(kind: str, user: str, answer: str) -> None:
     elif kind.startswith("sort"):
         numbers = re.findall(r"\d", question)
         assert re.findall(r"\d", answer) == sorted(numbers) != numbers
-    elif kind == "order-en":
-        assert answer == ", ".join(re.findall(r"to the (\w+)", story))
-    elif kind == "order-zh":
-        assert answer == "、".join(re.findall("去了(.*?)。", story))
-    elif kind == "where-en":
-        thing = re.search(r"the (\w+)", question)[1]
-        spots = re.findall(rf"[Tt]he {thing} (?:was )?(.*?)\.", story)
-        assert answer.lower() == spots[-1]
-    elif kind == "where-zh":
-        thing = question.split("现在")[0].split("在")[0]
-        spots = re.findall(rf"(?:^|。|把){thing}(?:放|留)?(在.*?)。", story)
-        assert answer == spots[-1]
-    elif kind == "colour-en":
-        owner, thing = re.search(r"(\w+)'s (\w+)\?", question).groups()
-        found = re.search(rf"{owner}'s {thing} is (\w+)|{owner} has an? (\w+) {thing}\.", story)
-        assert answer in found.groups()
-    elif kind == "colour-zh":
-        owner, thing = re.match("(.*?)的(.*?)是", question).groups()
-        found = re.search(rf"{owner}的{thing}是(\w\w)的|{owner}有一.(\w\w)的{thing}。", story)
-        assert answer in found.groups()
     else:
         assert CHINESE.search(user if kind == "translate-en" else answer)
         assert ENGLISH.search(answer if kind == "translate-en" else user)
@@ -147,12 +125,12 @@ def check(kind: str, user: str, answer: str) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_answers_are_right(world, split):
     checked = Counter()
-    for conversation in world.instructions(1_400, split):
+    for conversation in world.instructions(800, split):
         user, answer = (message["content"] for message in conversation.messages)
         check(conversation.kind, user, answer)
         checked[conversation.kind] += 1
     assert checked == dict.fromkeys(KINDS, 100)
-    assert len(KINDS) == 14
+    assert len(KINDS) == 8
 
 
 def test_instructions_say_what_they_are(world):
@@ -237,13 +215,13 @@ def test_the_world_does_not_depend_on_the_hash_seed():
 
 def test_written_worlds_are_read_by_the_same_readers(tmp_path):
     files = write_world(
-        tmp_path / "w", seed=3, num_stories=50, num_instructions=28, num_test=14, num_held_out=5
+        tmp_path / "w", seed=3, num_stories=50, num_instructions=16, num_test=8, num_held_out=5
     )
     world = TinyWorld(3)
     assert [document.text for document in read_corpus(files.corpus)] == list(world.stories(50))
     assert len(list(read_corpus(files.held_out))) == 5
     again = read_conversations(files.instructions)
-    assert [one.messages for one in again] == [one.messages for one in world.instructions(28)]
+    assert [one.messages for one in again] == [one.messages for one in world.instructions(16)]
     assert [one.kind for one in read_conversations(files.instructions_test)] == list(KINDS)
     assert set(json.loads(files.instructions.read_text().split("\n")[0])) == {"messages", "kind"}
     with pytest.raises(OutputError):

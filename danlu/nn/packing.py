@@ -11,6 +11,7 @@ from torch import Tensor
 from danlu.nn.attention import AttentionLayer, DenseContext
 
 SMALLEST_BUCKET_TOKENS = 32
+MOST_PADDING = 2.0  # slots per token up to which all documents share one bucket
 
 
 class PackedContext:
@@ -69,7 +70,10 @@ def _runs(documents_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_length(lengths_M: Tensor) -> list[Tensor]:
-    """Return the documents in groups whose lengths round up to one power of two."""
+    """Return the documents in groups of similar length; one group where padding costs little."""
+    padded = len(lengths_M) * int(lengths_M.max())
+    if padded <= MOST_PADDING * int(lengths_M.sum()):
+        return [torch.arange(len(lengths_M), device=lengths_M.device)]
     rounded_M = lengths_M.clamp(min=SMALLEST_BUCKET_TOKENS).float().log2().ceil()
     return [(rounded_M == size).nonzero().squeeze(1) for size in rounded_M.unique()]
 

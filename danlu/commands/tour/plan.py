@@ -32,8 +32,8 @@ class TourPlan(Config):
     num_held_out: int = Field(400, ge=1, description="documents that are only evaluated on")
     num_instructions: int = Field(6_000, ge=1, description="conversations to fine-tune on")
     num_test: int = Field(200, ge=1, description="held-out instructions to evaluate on")
-    vocab_size: int = Field(2_048, ge=259, description="tokens of the tokenizer")
-    max_seq_len: int = Field(256, ge=8, description="tokens per packed row")
+    vocab_size: int = Field(800, ge=259, description="tokens of the tokenizer")
+    max_seq_len: int = Field(128, ge=8, description="tokens per packed row")
     model: ModelShape = Field(description="sizes of the model")
     pretrain: TrainOptions = Field(description="how it learns the raw text")
     adapter: LoraConfig = Field(description="the adapter of fine-tuning")
@@ -46,31 +46,35 @@ def default_plan() -> TourPlan:
         model=ModelShape(
             hidden_size=256,
             intermediate_size=704,
-            num_layers=4,
+            num_layers=3,
             num_heads=4,
             num_kv_heads=2,
             max_seq_len=512,
         ),
+        # Many small steps: what this model learns depends on their number more than on their size.
         pretrain=TrainOptions(
-            steps=700,
-            micro_batch_size=16,
-            global_batch_size=16,
-            learning_rate=2e-3,
-            warmup_steps=40,
-            eval_every_steps=100,
-            save_every_steps=100,
+            steps=2300,
+            micro_batch_size=6,
+            global_batch_size=6,
+            learning_rate=3e-3,
+            min_lr_ratio=0.02,
+            warmup_steps=100,
+            eval_every_steps=250,
+            save_every_steps=250,
             precision="bf16",
             save_dtype="fp32",
         ),
-        adapter=LoraConfig(lora_rank=16, lora_alpha=32.0),
+        adapter=LoraConfig(lora_rank=32, lora_alpha=64.0),
         finetune=TrainOptions(
-            steps=400,
-            micro_batch_size=16,
-            global_batch_size=16,
-            learning_rate=3e-3,
-            warmup_steps=20,
-            eval_every_steps=100,
-            save_every_steps=100,
+            steps=600,
+            micro_batch_size=6,
+            global_batch_size=6,
+            learning_rate=2e-3,
+            min_lr_ratio=0.02,
+            warmup_steps=30,
+            weight_decay=0.0,
+            eval_every_steps=150,
+            save_every_steps=150,
             precision="bf16",
         ),
     )

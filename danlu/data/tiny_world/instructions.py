@@ -7,7 +7,7 @@ from danlu.data.tiny_world.ordering import draw_numbers, sort_question
 from danlu.data.tiny_world.story import Story
 from danlu.data.tiny_world.words import Phrase, listed
 
-STORY_KINDS = ("who", "count", "order", "colour", "where")
+STORY_KINDS = ("who", "count")
 KINDS = (
     "translate-en",  # from Chinese into English
     "translate-zh",  # from English into Chinese

@@ -13,7 +13,6 @@ from danlu.data.tiny_world.words import (
     NAMES,
     PLACES,
     THINGS,
-    THREE_COLOURS_SHARE,
     Noun,
     Person,
     Phrase,
@@ -134,41 +133,3 @@ def count_story(rng: random.Random) -> Story:
         statement = rng.choice([statement, remain])
     answer = Phrase(str(after), f"{after}{noun.measure}")
     return Story("count", sentences, (Question(wordings, answer, statement),))
-
-
-# ---------------------------------------------------------------- colours
-
-
-def _owns(rng: random.Random, who: Person, thing: Noun, colour: Phrase) -> Phrase:
-    it = a(thing, colour)
-    return rng.choice(
-        [
-            Phrase(f"{who.en} has {it.en}.", f"{who.zh}有{it.zh}。"),
-            Phrase(
-                f"{who.en}'s {thing.en} is {colour.en}.", f"{who.zh}的{thing.zh}是{colour.zh}的。"
-            ),
-        ]
-    )
-
-
-def colour_story(rng: random.Random) -> Story:
-    """Two people have things of different colours."""
-    people, colours = rng.sample(NAMES, 2), rng.sample(COLOURS, 3)
-    things = rng.sample(THINGS, 2)
-    owned = [(people[0], things[0], colours[0]), (people[1], rng.choice(things), colours[1])]
-    if rng.random() < THREE_COLOURS_SHARE:
-        owned.append((people[0], things[1], colours[2]))
-    rng.shuffle(owned)
-    sentences = tuple(_owns(rng, *each) for each in owned)
-    return Story("colour", sentences, tuple(_colour_question(*each) for each in owned))
-
-
-def _colour_question(who: Person, thing: Noun, colour: Phrase) -> Question:
-    en, zh = f"{who.en}'s {thing.en}", f"{who.zh}的{thing.zh}"
-    wordings = (
-        Phrase(f"What colour is {en}?", f"{zh}是什么颜色的？"),
-        Phrase(f"What is the colour of {en}?", f"{zh}是什么颜色？"),
-    )
-    return Question(
-        wordings, colour, Phrase(f"So {en} is {colour.en}.", f"所以{zh}是{colour.zh}的。")
-    )

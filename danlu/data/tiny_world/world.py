@@ -18,10 +18,11 @@ from danlu.data.conversations import Conversation
 from danlu.data.tiny_world.code import code_sample
 from danlu.data.tiny_world.day import day_story
 from danlu.data.tiny_world.instructions import KINDS, ask, story_text
-from danlu.data.tiny_world.ordering import order_story, sort_story, where_story
-from danlu.data.tiny_world.owning import colour_story, count_story, who_story
+from danlu.data.tiny_world.ordering import sort_story
+from danlu.data.tiny_world.owning import count_story, who_story
 from danlu.data.tiny_world.story import Story
 from danlu.data.tiny_world.words import (
+    BY_SENTENCE_SHARE,
     CODE_SHARE,
     MAX_QUESTIONS,
     QUESTION_SHARE,
@@ -35,9 +36,6 @@ STORIES: dict[str, Callable[[random.Random], Story]] = {
     "who": who_story,
     "count": count_story,
     "sort": sort_story,
-    "order": order_story,
-    "colour": colour_story,
-    "where": where_story,
     "day": day_story,
 }
 TRIES = 50  # to find an instruction that was not given yet
@@ -144,7 +142,7 @@ def document(rng: random.Random, story: Story) -> str:
     """
     languages = rng.sample(["en", "zh"], 2)
     asked = bool(story.questions) and rng.random() < QUESTION_SHARE
-    by_sentence, lines = rng.random() < 0.5, []
+    by_sentence, lines = rng.random() < BY_SENTENCE_SHARE, []
     if by_sentence:
         lines = [line.said(language) for line in story.sentences for language in languages]
     for language in languages:
