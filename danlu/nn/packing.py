@@ -11,6 +11,7 @@ from torch import Tensor
 from danlu.nn.attention import AttentionLayer, DenseContext
 
 SMALLEST_BUCKET_TOKENS = 32
+LENGTH_STEP, DOCUMENT_STEP = 32, 4
 MOST_PADDING = 2.0  # slots per token up to which all documents share one bucket
 
 
@@ -44,10 +45,13 @@ class _Bucket:
     """Documents that are padded to one length, and where their tokens are in the flat batch."""
 
     def __init__(self, starts_M: Tensor, lengths_M: Tensor, positions_N: Tensor) -> None:
-        step_L = torch.arange(int(lengths_M.max()), device=starts_M.device)
+        # Kernels are prepared once per shape, so shapes are rounded up to a few.
+        starts_M, lengths_M = _with_empty(starts_M), _with_empty(lengths_M)
+        step_L = torch.arange(_rounded(int(lengths_M.max()), LENGTH_STEP), device=starts_M.device)
         self.real_ML = step_L < lengths_M[:, None]
         # Padding repeats the last token, which keeps every index inside the batch.
-        self.index_ML = starts_M[:, None] + torch.minimum(step_L, lengths_M[:, None] - 1)
+        last_M1 = (lengths_M[:, None] - 1).clamp(min=0)
+        self.index_ML = starts_M[:, None] + torch.minimum(step_L, last_M1)
         positions_ML = positions_N[self.index_ML]
         self._dense = DenseContext(None, positions_ML, positions_ML)
 
@@ -58,6 +62,16 @@ class _Bucket:
             heads.index_select(0, index).unflatten(0, shape) for heads in (q_NHd, k_NKd, v_NKd)
         )
         return self._dense.attend(layer, q, k, v).flatten(0, 1)
+
+
+def _with_empty(values_M: Tensor) -> Tensor:
+    """Append zeros (documents without tokens) up to a round number of documents."""
+    empty = _rounded(len(values_M), DOCUMENT_STEP) - len(values_M)
+    return torch.nn.functional.pad(values_M, (0, empty))
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _runs(documents_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from danlu.models.decoder import Decoder
 from danlu.nn.linear import Linear
 
 _LOGITS_PER_CHUNK = 2**22  # 16 MiB in float32: stays near the cores
+_POSITION_STEP = 64
 _LEAST_CHUNK_TOKENS = 256  # fewer rows make slow matrix products
 
 
@@ -37,8 +38,11 @@ def head_loss(
     """
     chunk_tokens = chunk_tokens or chunk_size(decoder.config.vocab_size)
     positions_N = (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
+    num_targets = len(positions_N)
+    positions_N = _even(positions_N)
     hidden_ND = hidden_BTD.flatten(0, -2).index_select(0, positions_N)
     targets_N = targets_BT.flatten().index_select(0, positions_N)
+    targets_N[num_targets:] = IGNORE
     head = decoder.lm_head
     is_product = type(decoder).logits is Decoder.logits and type(head) is Linear
     if is_product and head.bias_or_none() is None:
@@ -46,10 +50,16 @@ def head_loss(
     return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens)
 
 
+def _even(positions_N: Tensor) -> Tensor:
+    """Append the first position up to a round number: kernels are prepared once per shape."""
+    missing = -len(positions_N) % _POSITION_STEP
+    return torch.cat((positions_N, positions_N[:1].expand(missing if len(positions_N) else 0)))
+
+
 def chunked_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
 ) -> Tensor:
-    """Return sum of -log softmax(hidden W^T)[target] as a float32 scalar.
+    """Return sum of -log softmax(hidden W^T)[target] as a float32 scalar, `IGNORE` left out.
 
     The softmax is float32 whatever the inputs are. Backward may run once.
     """
@@ -77,11 +87,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden_ND), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
+            ignored_C1, targets_C1 = targets_C1 == IGNORE, targets_C1.clamp(min=0)
             log_p_CV = F.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=torch.float32)
-            loss -= log_p_CV.gather(1, targets_C1).sum()
+            loss -= log_p_CV.gather(1, targets_C1).masked_fill_(ignored_C1, 0.0).sum()
             if grad_ND is None and grad_VD is None:
                 continue
-            error_CV = _prediction_error(log_p_CV, targets_C1).to(hidden_ND.dtype)
+            error_CV = _prediction_error(log_p_CV, targets_C1)
+            error_CV = error_CV.masked_fill_(ignored_C1, 0.0).to(hidden_ND.dtype)
             if grad_ND is not None:
                 torch.mm(error_CV, weight_VD, out=grad_ND[chunk])
             if grad_VD is not None:
@@ -121,7 +133,9 @@ def _checkpointed_cross_entropy(
     """The same for any head: each chunk's logits are computed again in the backward pass."""
 
     def chunk_loss(hidden_CD: Tensor, targets_C: Tensor) -> Tensor:
-        return F.cross_entropy(decoder.logits(hidden_CD).float(), targets_C, reduction="sum")
+        return F.cross_entropy(
+            decoder.logits(hidden_CD).float(), targets_C, reduction="sum", ignore_index=IGNORE
+        )
 
     loss = hidden_ND.new_zeros((), dtype=torch.float32)
     chunks = zip(

@@ -8,6 +8,7 @@ from danlu.data.packing import PackedRow
 from danlu.data.sampler import RowSampler
 from danlu.errors import CheckpointError
 
+LENGTH_STEP = 32
 B_co = TypeVar("B_co", covariant=True)
 
 
@@ -90,5 +91,11 @@ class PackedSource:
 
 def batches_of(rows: Sequence[PackedRow], batch_size: int, device: str = "cpu") -> list[Batch]:
     """Return the rows, in their order, as batches; the last one may be smaller."""
-    starts = range(0, len(rows), batch_size)
-    return [collate(rows[start : start + batch_size]).to(device) for start in starts]
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [collate(part, length=_even_length(part)).to(device) for part in parts]
+
+
+def _even_length(rows: Sequence[PackedRow]) -> int:
+    """Return the longest row's length, rounded up: kernels are prepared once per shape."""
+    longest = max(row.num_tokens for row in rows)
+    return -(-longest // LENGTH_STEP) * LENGTH_STEP
