@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from danlu.commands.samples import comparison_batches
+from danlu.commands.speed import served_speed
 from danlu.errors import ConfigError
 from danlu.eval.compare import Comparison, compare_decoders
-from danlu.eval.speed import Speed, measure_speed
+from danlu.eval.speed import Speed
 from danlu.loading import load_decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import load_tokenizer
@@ -100,7 +101,7 @@ def compare(
         b: the candidate; of the same tokenizer.
         text: a corpus to compare on; None: texts that the reference writes.
         dtype: both compute in.
-        with_speed: also measure prefill and decode.
+        with_speed: also measure prefill and decode, in bfloat16.
         progress: of the work.
 
     Raises:
@@ -121,6 +122,6 @@ def compare(
         comparison=compare_decoders(reference, candidate, batches),
         reference_bytes=weight_bytes(Path(a)),
         candidate_bytes=weight_bytes(Path(b)),
-        reference_speed=measure_speed(reference) if with_speed else None,
-        candidate_speed=measure_speed(candidate) if with_speed else None,
+        reference_speed=served_speed(a) if with_speed else None,
+        candidate_speed=served_speed(b) if with_speed else None,
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from danlu.commands.compare import weight_bytes
+from danlu.commands.speed import served_speed
 from danlu.config.quantize import QuantScheme
 from danlu.data.conversations import Conversation, read_conversations
 from danlu.data.sources import read_corpus
@@ -18,9 +19,8 @@ from danlu.engine.placement import choose_device
 from danlu.errors import ConfigError
 from danlu.eval.exact_match import ExactMatch, Tally, exact_match
 from danlu.eval.perplexity import PerplexityResult, perplexity
-from danlu.eval.speed import Speed, measure_speed
+from danlu.eval.speed import Speed
 from danlu.files import write_json
-from danlu.loading import load_decoder
 from danlu.progress import Progress
 
 
@@ -117,11 +117,9 @@ def evaluate(
         )
     conversations = read_conversations(instructions)[:limit] if instructions else None
     documents = [d.text for d in islice(read_corpus(text), limit)] if text else None
-    speed = None
-    if with_speed:
-        place = choose_device(device)
-        speed = measure_speed(load_decoder(model, torch.bfloat16, place, adapter, quantize))
-    llm = LLM(model, dtype, device, adapter, quantize)
+    place = choose_device(device)
+    speed = served_speed(model, adapter, quantize, place) if with_speed else None
+    llm = LLM(model, dtype, place, adapter, quantize)
     report = EvalReport(
         model=str(model),
         adapter=None if adapter is None else str(adapter),

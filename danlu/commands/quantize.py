@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from danlu.commands.compare import comparison_rows, megabytes, speed_rows, weight_bytes
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
+from danlu.commands.speed import served_speed
 from danlu.config.quantize import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.eval.compare import Comparison, compare_decoders
-from danlu.eval.speed import Speed, measure_speed
+from danlu.eval.speed import Speed
 from danlu.files import atomic_folder, write_json
 from danlu.loading import load_decoder, save_decoder
 from danlu.models.decoder import Decoder
@@ -102,7 +101,7 @@ def quantize(
         batches = comparison_batches(original, tokenizer, Path(text) if text else None, Silent())
         comparison = compare_decoders(original, quantized, batches)
         report.advance(1, "compared")
-        speeds = _speeds(model, folder) if with_speed else (None, None)
+        speeds = (served_speed(model), served_speed(folder)) if with_speed else (None, None)
         report.advance(1, "speed measured")
         result = QuantizeReport(
             str(out),
@@ -125,9 +124,3 @@ def _operators(decoder: Decoder) -> dict[str, int]:
     layers = [linear for _, linear in decoder.linears()]
     labels = [x.operator.label for x in layers if isinstance(x, QuantizedLinear)]
     return dict(Counter(labels).most_common())
-
-
-def _speeds(model: str | Path, quantized: Path) -> tuple[Speed, Speed]:
-    """Measure both as they are served: in bfloat16, prepared for inference."""
-    original = measure_speed(load_decoder(model, torch.bfloat16))
-    return original, measure_speed(load_decoder(quantized, torch.bfloat16))

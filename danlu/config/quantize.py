@@ -24,8 +24,8 @@ class QuantScheme(Config):
     symmetric: bool | None = Field(
         None, description="no zero points; by default true for 8 bits and false for 4"
     )
-    head_bits: Literal[4, 8, 16] = Field(
-        8, description="bits of the output head; 16 leaves it as it is"
+    head_bits: Literal[4, 8, 16] | None = Field(
+        None, description="bits of the output head; by default as the others; 16 leaves it alone"
     )
 
     @model_validator(mode="before")

@@ -128,7 +128,7 @@ def packed(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
 
 
 def scheme_for(name: str, scheme: QuantScheme) -> QuantScheme | None:
-    """Return the scheme of the layer called `name`: the head has bits of its own, None for 16."""
-    if name != "lm_head" or scheme.head_bits == scheme.bits:
+    """Return the scheme of the layer called `name`; None for a head that is left alone."""
+    if name != "lm_head" or scheme.head_bits in (None, scheme.bits):
         return scheme
-    return {16: None, 8: PRESETS["int8"], 4: PRESETS["int4"]}[scheme.head_bits]
+    return PRESETS.get(f"int{scheme.head_bits}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -28,6 +28,7 @@ from danlu.nn.linear import Linear
 from danlu.quantize.format import QuantFormat, find_format
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import SafetensorsFile, WeightFile, find_weight_files, stream
+from danlu.weights.memory import freed_blocks_returned
 from danlu.weights.rules import Entry
 
 
@@ -36,7 +37,7 @@ def load_decoder(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     adapter: str | Path | None = None,
-    quantize: Literal["int8", "int4"] | QuantScheme | None = None,
+    quantize: str | QuantScheme | None = None,
     family: str | None = None,
     for_inference: bool = False,
 ) -> Decoder:
@@ -47,7 +48,8 @@ def load_decoder(
         dtype: of the parameters.
         device: where they go.
         adapter: folder of a LoRA adapter to attach.
-        quantize: round the linear layers to integers while they stream in.
+        quantize: round the linear layers to integers while they stream in: "int8", "int4" or a
+            scheme.
         family: name of the family, where config.json does not tell it.
         for_inference: fuse the projections of a block that share an input, and lay weights out as
             this machine's kernels want them; the decoder can then neither be trained nor saved.
@@ -62,7 +64,8 @@ def load_decoder(
     if quantize is not None:
         convert = rounding(preset(quantize) if isinstance(quantize, str) else quantize)
     fuse = for_inference and adapter is None
-    WeightReader(folder, decoder, dtype, torch.device(device), convert, fuse).run()
+    with freed_blocks_returned():
+        WeightReader(folder, decoder, dtype, torch.device(device), convert, fuse).run()
     if adapter is not None:
         load_adapter(decoder, Path(adapter))
     decoder.prepared_for_inference = for_inference
@@ -121,7 +124,8 @@ class WeightReader:
             elif not waiting.holds(name):
                 self._accept(name, tensor, path)
         self._check_complete(files)
-        self._tie()
+        if not self.convert:
+            self.decoder.tie_head()
         self._record()
 
     def _accept(self, name: str, tensor: Tensor, path: Path) -> None:
@@ -141,9 +145,25 @@ class WeightReader:
             )
         elif self._is_tied_head(entry):
             self.tied_head = tensor.clone()
+        elif entry.ours == (EMBEDDING,) and self.convert:
+            self._accept_embedding(self.convert, name, tensor, path)
         else:
             for ours, part in entry.load(tensor).items():
                 self._put(ours, part)
+
+    def _accept_embedding(
+        self, convert: LinearFactory, name: str, tensor: Tensor, path: Path
+    ) -> None:
+        """Keep the embedding mapped from the file, so that only rows looked up take memory.
+
+        A tied head is made of it first; the pages that this reads are given back by mapping anew.
+        """
+        embedding = tensor.to(self.device, self.dtype)
+        if self.decoder.config.tie_word_embeddings:
+            self.decoder.lm_head = convert("lm_head", embedding, None)
+            if path.suffix == ".safetensors":
+                embedding = SafetensorsFile(path).read(name).to(self.device, self.dtype)
+        self.decoder.model.embed_tokens.weight = nn.Parameter(embedding)
 
     def _entry(self, name: str) -> Entry | None:
         entry = self.layout.entries.get(name)
@@ -161,9 +181,6 @@ class WeightReader:
         if leaf == "weight" and isinstance(module, Linear) and self.convert:
             weight = tensor.to(self.device, self.dtype)
             self.decoder.replace_linear(owner, self.convert(owner, weight, module.bias))
-        elif self.convert and name == EMBEDDING:
-            # It stays mapped from the file: only rows that are looked up take memory.
-            module.register_parameter(leaf, nn.Parameter(tensor.to(self.device, self.dtype)))
         else:  # copied, so that no page of the file stays mapped
             own = tensor.to(self.device, self.dtype, copy=True).contiguous()
             module.register_parameter(leaf, nn.Parameter(own))
@@ -213,24 +230,6 @@ class WeightReader:
                 f"{self.published.family!r} with this config.json:{bullet_list(self.problems)}\n"
                 "Check that config.json belongs to these weights and that all files are complete."
             )
-
-    def _tie(self) -> None:
-        if not self.decoder.config.tie_word_embeddings:
-            return
-        if self.convert:
-            embedding = self.decoder.model.embed_tokens.weight.detach()
-            self.decoder.lm_head = self.convert("lm_head", embedding, None)
-            self._map_embedding_again()
-        else:
-            self.decoder.tie_head()
-
-    def _map_embedding_again(self) -> None:
-        """Give back the pages of the embedding that making the head has read."""
-        for file in find_weight_files(self.folder):
-            for name in file.names():
-                entry = self._entry(name)
-                if entry and entry.ours == (EMBEDDING,) and isinstance(file, SafetensorsFile):
-                    self._put(EMBEDDING, file.read(name))
 
     def _record(self) -> None:
         generation = self.folder / "generation_config.json"

@@ -104,15 +104,15 @@ class Int4GroupOperator(Operator):
 
     def __init__(self, weight: QuantizedWeight) -> None:
         super().__init__()
-        unsigned = weight.codes.to(torch.int32) + 8
         zeros = torch.zeros_like(weight.scales)
         if weight.zero_points is not None:
             zeros = -(weight.zero_points.float() * weight.scales.float()).to(weight.scales.dtype)
         self.has_zeros = weight.zero_points is not None
         scales_GO2 = torch.stack((weight.scales.t(), zeros.t()), dim=-1).contiguous()
-        self.register_buffer(
-            "packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned, 1)
-        )
+        # Packed in slices: the packing wants 32 bits for each code.
+        rows = max(1, SLICE_WEIGHTS // weight.codes.shape[1] // INT4_ROWS) * INT4_ROWS
+        packed = [_packed(codes.to(torch.int32) + 8) for codes in weight.codes.split(rows)]
+        self.register_buffer("packed", torch.cat(packed))
         self.register_buffer("scales_GO2", scales_GO2)
         self.group_size = weight.group_size
         self.packed: Tensor
@@ -210,6 +210,10 @@ def int4_layout() -> tuple[int, Tensor | None] | None:
     return None
 
 
-def _packed_bytes(codes: Tensor) -> Tensor:
+def _packed(codes: Tensor) -> Tensor:
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.contiguous(), 1)
-    return packed.flatten()
+    return packed
+
+
+def _packed_bytes(codes: Tensor) -> Tensor:
+    return _packed(codes).flatten()

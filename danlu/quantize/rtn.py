@@ -7,6 +7,8 @@ from danlu.config.quantize import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.quantize.weight import QuantizedWeight
 
+SLICE_WEIGHTS = 2**22  # weights in float32 at a time
+
 
 def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -> QuantizedWeight:
     """Return the weight rounded to the nearest codes; scales keep the dtype of the weight.
@@ -27,12 +29,16 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
             f"{name} has {inputs} inputs, which groups of {group} do not divide. "
             "Choose a --group-size that divides them, or -1 for one scale per row."
         )
-    groups_OGg = weight_OI.float().unflatten(1, (-1, group))
-    if not bool(torch.isfinite(groups_OGg).all()):
-        raise QuantizationError(f"{name} holds values that are not finite; check the checkpoint.")
-    if scheme.symmetric:
-        return _symmetric(groups_OGg, scheme.bits, weight_OI.dtype)
-    return _asymmetric(groups_OGg, scheme.bits, weight_OI.dtype)
+    rounded = _symmetric if scheme.symmetric else _asymmetric
+    slices = []
+    for rows in weight_OI.split(max(1, SLICE_WEIGHTS // inputs)):
+        groups_OGg = rows.float().unflatten(1, (-1, group))
+        if not bool(torch.isfinite(groups_OGg).all()):
+            raise QuantizationError(
+                f"{name} holds values that are not finite; check the checkpoint."
+            )
+        slices.append(rounded(groups_OGg, scheme.bits, weight_OI.dtype))
+    return _joined(slices)
 
 
 def _symmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedWeight:
@@ -51,6 +57,16 @@ def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedW
     codes = (groups_OGg / scales_OG.float()[..., None] + zeros_OG[..., None]).round_()
     codes = codes.clamp_(low, high).to(torch.int8).flatten(1)
     return QuantizedWeight(codes, scales_OG, zeros_OG.to(torch.int8), bits)
+
+
+def _joined(slices: list[QuantizedWeight]) -> QuantizedWeight:
+    zeros = [part.zero_points for part in slices if part.zero_points is not None]
+    return QuantizedWeight(
+        torch.cat([part.codes for part in slices]),
+        torch.cat([part.scales for part in slices]),
+        torch.cat(zeros) if zeros else None,
+        slices[0].bits,
+    )
 
 
 def _positive(scales: Tensor) -> Tensor:

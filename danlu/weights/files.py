@@ -19,7 +19,7 @@ from torch import Tensor
 from danlu.errors import CheckpointError, bullet_list
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-REMAP_BYTES = 64 * 2**20
+REMAP_BYTES = 16 * 2**20
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -174,12 +174,12 @@ def stream(files: list[WeightFile]) -> Iterator[tuple[str, Tensor, Path]]:
     A mapped file is opened anew every `REMAP_BYTES`, so that pages already read are given back and
     the reader needs little memory besides the tensor at hand.
     """
-    for file in files:
-        names, seen = file.names(), 0
-        for name in names:
+    for listed in files:
+        file, seen = _open(listed.path), 0  # its own handle: the caller's may live on
+        for name in listed.names():
             tensor = file.read(name)
             yield name, tensor, file.path
             seen += tensor.numel() * tensor.element_size()
             del tensor
             if seen > REMAP_BYTES and isinstance(file, SafetensorsFile):
-                file, seen = SafetensorsFile(file.path), 0
+                file, seen = _open(listed.path), 0

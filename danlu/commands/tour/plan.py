@@ -32,7 +32,7 @@ class TourPlan(Config):
     num_held_out: int = Field(400, ge=1, description="documents that are only evaluated on")
     num_instructions: int = Field(6_000, ge=1, description="conversations to fine-tune on")
     num_test: int = Field(200, ge=1, description="held-out instructions to evaluate on")
-    vocab_size: int = Field(800, ge=259, description="tokens of the tokenizer")
+    vocab_size: int = Field(832, ge=259, description="tokens of the tokenizer")
     max_seq_len: int = Field(128, ge=8, description="tokens per packed row")
     model: ModelShape = Field(description="sizes of the model")
     pretrain: TrainOptions = Field(description="how it learns the raw text")
