@@ -13,9 +13,9 @@ LOADING_BYTES, USUAL_BYTES = 2**20, 2**25
 def freed_blocks_returned() -> Iterator[None]:
     """Let large blocks that are freed inside go back to the system at once.
 
-    malloc learns from freed blocks to keep blocks of up to 32 MiB; the holes that weights in transit
-    leave would then add a sixth to the memory of a small model. Afterwards it keeps them again,
-    which is faster for activations.
+    malloc learns from freed blocks to keep blocks of up to 32 MiB; the holes that weights in
+    transit leave would then add a sixth to the memory of a small model. Afterwards it keeps them
+    again, which is faster for activations.
     """
     _set_mmap_threshold(LOADING_BYTES)
     try:
