@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-M_MMAP_THRESHOLD = -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LOADING_BYTES, USUAL_BYTES = 2**20, 2**25
 
 
@@ -17,16 +17,18 @@ def freed_blocks_returned() -> Iterator[None]:
     transit leave would then add a sixth to the memory of a small model. Afterwards it keeps them
     again, which is faster for activations.
     """
-    _set_mmap_threshold(LOADING_BYTES)
+    _return_from(LOADING_BYTES)
     try:
         yield
     finally:
-        _set_mmap_threshold(USUAL_BYTES)
+        _return_from(USUAL_BYTES)
 
 
-def _set_mmap_threshold(size: int) -> None:
+def _return_from(size: int) -> None:
+    """Return freed blocks of this size, and a free end of the heap of eight times as much."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, size)
+        mallopt(M_TRIM_THRESHOLD, 8 * size)
