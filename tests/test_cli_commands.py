@@ -148,7 +148,7 @@ def test_info(tiny_tour: Path, capsys: Capture) -> None:
     assert "quantized" in printed(capsys, "info", tiny_tour / "model-int4")
     shown = printed(capsys, "info", tiny_tour / "finetune" / "adapter")
     assert "adapter (LORA)" in shown
-    assert "rank    16" in shown
+    assert "rank    32" in shown
 
 
 def test_pretrain_and_finetune_from_run_files(

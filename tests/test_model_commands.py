@@ -83,7 +83,7 @@ def test_a_quantized_model_is_complete_and_says_what_it_cost(
 ) -> None:
     out = tmp_path / "quantized"
     report = quantize(base, out, PRESETS[preset], with_speed=False)
-    assert report.quantized_bytes < report.original_bytes * (0.55 if preset == "int8" else 0.5)
+    assert report.quantized_bytes < report.original_bytes * (0.75 if preset == "int8" else 0.65)
     assert 0 < report.comparison.kl_mean < 0.1
     assert sum(report.operators.values()) == 15
     assert json.loads((out / "quantization_report.json").read_text())["scheme"]["bits"] in (4, 8)

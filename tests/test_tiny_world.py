@@ -47,7 +47,7 @@ def prompts(conversations) -> list[str]:
 def test_twenty_thousand_documents_are_different(world, corpus):
     assert list(world.stories(2_000)) == corpus[:2_000]
     duplicates = 1 - len(set(corpus)) / len(corpus)
-    assert duplicates < 0.02, f"{duplicates:.2%} of the documents are duplicates"
+    assert duplicates < 0.03, f"{duplicates:.2%} of the documents are duplicates"
     lengths = sorted(map(len, corpus))
     assert lengths[len(lengths) // 20] > 60
     assert lengths[-1] < 600
@@ -104,7 +104,7 @@ def count_in(text: str) -> int:
     story = text.split("\n")[0]
     owner = re.search("At first, (.*?) had|一开始，(.*?)有", story)
     who = owner[1] or owner[2]
-    gets = re.search(rf"gave (?:her|him|{who}) |给了(?:[她他]|{who})|bought|又买了", story)
+    gets = re.search(rf" to (?:her|him|{who})\.|给了(?:[她他]|{who})|bought|又买了", story)
     return first + second if gets else first - second
 
 

@@ -66,7 +66,7 @@ def test_the_report_is_one_page_with_all_numbers(finished: Path) -> None:
     assert isinstance(steps, dict)
     for record in steps.values():
         assert record["proof"].split("; ")[0].replace("->", "→") in page
-    for word in ("pre-trained", "fine-tuned", "merged", "int8", "int4", "colour-en", "who-zh"):
+    for word in ("pre-trained", "fine-tuned", "merged", "int8", "int4", "count-en", "who-zh"):
         assert word in page
     assert f"danlu chat {finished}/model" in page
 

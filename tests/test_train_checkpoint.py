@@ -56,7 +56,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patch:
         trap = Trap(patch, calls)
-        trap.set_on(checkpoint, "_save_tensors")
+        trap.set_on(checkpoint, "write_tensors")
         trap.set_on(checkpoint, "file_sha256")
         trap.set_on(MetricsLog, "write")
         trap.set_on(MetricsLog, "sync")

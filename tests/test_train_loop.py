@@ -58,7 +58,7 @@ def test_it_learns(variant: str, tmp_path: Path) -> None:
     train(job, tmp_path)
     losses = [record["loss"] for record in read_metrics(tmp_path / METRICS) if "loss" in record]
     assert losses[0] == pytest.approx(math.log(61), rel=0.02)
-    assert losses[-1] < losses[0] - (0.03 if "lora" in variant else 0.3)
+    assert losses[-1] < losses[0] - (0.01 if "lora" in variant else 0.3)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])

@@ -40,7 +40,7 @@ def die_at(moment: int) -> None:
 
     os.replace = watched(os.replace)
     os.fsync = watched(os.fsync)
-    checkpoint.save_file = watched(checkpoint.save_file)  # type: ignore[attr-defined]
+    checkpoint.write_tensors = watched(checkpoint.write_tensors)  # type: ignore[attr-defined]
     Path.write_text = watched(Path.write_text)  # type: ignore[method-assign]
 
 

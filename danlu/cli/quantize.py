@@ -7,7 +7,7 @@ from danlu.cli.flags import field_option
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_rows
 from danlu.config.load import load_config
-from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.config.quantize import QuantScheme
 
 
 def command(
@@ -54,8 +54,7 @@ def scheme_of(bits: int, given: dict[str, object]) -> QuantScheme:
     Raises:
         ConfigError: naming each value that is not allowed.
     """
-    usual = PRESETS.get(f"int{bits}", QuantScheme())
-    values = {**usual.model_dump(mode="json"), "bits": bits, **given}
+    values = {"bits": bits, **given}
     texts = [
         f"{name}={str(value).lower() if isinstance(value, bool) else value}"
         for name, value in values.items()

@@ -93,7 +93,7 @@ def _more(rng: random.Random, she: Phrase, her: Phrase, other: Person, some: Phr
     number, noun = some.en.split(" ")
     return rng.choice(
         [
-            Phrase(f"{other.en} gave {her.en} {some.en}.", f"{other.zh}给了{her.zh}{some.zh}。"),
+            Phrase(f"{other.en} gave {some.en} to {her.en}.", f"{other.zh}给了{her.zh}{some.zh}。"),
             Phrase(f"{she.en} bought {number} more {noun}.", f"{she.zh}又买了{some.zh}。"),
         ]
     )
