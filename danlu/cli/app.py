@@ -18,7 +18,7 @@ from danlu.cli.terminal import TerminalHandler, complain
 from danlu.errors import DanluError
 
 DEBUG_FLAG = "--debug"
-SPIN_COUNT = "20000"  # a fraction of a millisecond
+SPIN_COUNT = "1000"  # microseconds
 COMPLETION_VARIABLE = "_DANLU_COMPLETE"  # set by the shell scripts of --install-completion
 _HELP = """The whole life of an open language model on your own machine, with a proof at each step.
 
