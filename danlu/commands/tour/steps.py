@@ -106,7 +106,8 @@ def finetune_model(tour: Tour) -> tuple[str, Facts]:
     paths, files = tour.paths, tour.paths.material
     # The tiny world's rows all fit. Of a user's own, those that do not are dropped and listed in
     # finetune/ledger.json, and the proof says how many.
-    spare = tour.facts["world"]["instructions"] if tour.options.instructions else 0
+    own_text = tour.options.instructions or tour.options.corpus
+    spare = tour.facts["world"]["instructions"] if own_text else 0
     data = FinetuneData(
         instructions=str(files.instructions),
         held_out=str(files.instructions_test),
