@@ -167,3 +167,12 @@ def test_tied_models_keep_their_embedding_when_the_head_is_quantized(tmp_path: P
     again = load_decoder(tmp_path / "quantized")
     assert torch.equal(again.model.embed_tokens.weight, decoder.model.embed_tokens.weight)
     assert isinstance(again.lm_head, QuantizedLinear)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_inputs_need_not_be_contiguous(scheme: QuantScheme) -> None:
+    layer = QuantizedLinear(quantize_rtn(weight(), scheme), None)
+    x = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        assert_close(layer(x[:, -1]), layer(x[:, -1].contiguous()), 1e-6)
+        assert_close(layer(x.transpose(0, 1)), layer(x).transpose(0, 1), 1e-5)

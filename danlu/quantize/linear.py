@@ -28,7 +28,7 @@ class QuantizedLinear(LinearLike):
         """Return the product in the dtype of `x`."""
         if torch.is_grad_enabled() and x.requires_grad:
             return F.linear(x, self.dense_weight().to(x.dtype), self.bias)
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         out = self.operator.multiply(rows).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
