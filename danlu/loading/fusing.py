@@ -1,13 +1,14 @@
 """Projections on one input become one layer while their weights arrive (for inference)."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from danlu.loading.building import LinearFactory
 from danlu.models.decoder import Decoder
-from danlu.nn.linear import Linear
+from danlu.nn.linear import Fusable, Linear
 
 
 class Fusion:
@@ -48,8 +49,8 @@ class Fusion:
         weight = torch.cat([arrived[f"{layer}.weight"] for layer in members])
         biases = [arrived[f"{layer}.bias"] for layer in members if f"{layer}.bias" in arrived]
         bias = nn.Parameter(torch.cat(biases)) if biases else None
-        module = self._decoder.get_submodule(block)
-        fused = module.fused(self._convert(f"{block}.fused", weight, bias))  # type: ignore[operator]
+        module = cast(Fusable, self._decoder.get_submodule(block))
+        fused = module.fused(self._convert(f"{block}.fused", weight, bias))
         parent, _, last = block.rpartition(".")
         setattr(self._decoder.get_submodule(parent), last, fused)
 

@@ -194,7 +194,7 @@ class WeightReader:
             self.problems.append(f"{module} ({names}) belongs to no linear layer.")
             return
         self.dtypes[entry.published] = self.dtype
-        missing = {"weight_packed", "weight_scale", "weight_shape"} - parts.keys()
+        missing = set(self.format.required) - parts.keys()
         if missing:
             self.problems.append(f"{module} lacks {', '.join(sorted(missing))}.")
             return

@@ -13,7 +13,13 @@ from danlu.quantize.weight import QuantizedWeight
 
 
 class QuantFormat(Protocol):
-    """Reads and writes the tensors of one published format."""
+    """Reads and writes the tensors of one published format.
+
+    Attributes:
+        required: the tensors that every quantized layer has, whatever the config.
+    """
+
+    required: Sequence[str]
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Return whether a `quantization_config` is of this format."""

@@ -40,11 +40,6 @@ class TourState:
         self.steps[name] = record
         self.save()
 
-    def forget(self, name: str) -> None:
-        """Take back a step whose output is gone."""
-        self.steps.pop(name, None)
-        self.save()
-
     def facts(self, name: str) -> dict[str, Any]:
         """Return the facts of a finished step."""
         return self.steps[name].facts

@@ -21,15 +21,16 @@ VERSION = "0.19.0"
 class CompressedTensors:
     """The format; see the module docstring."""
 
+    required: Sequence[str] = ("weight_packed", "weight_scale", "weight_shape")
+
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Return whether the config names compressed-tensors."""
         return config.get("quant_method") == "compressed-tensors"
 
     def tensors(self, config: Mapping[str, Any]) -> Sequence[str]:
         """Return the tensor names of a layer."""
-        names = ["weight_packed", "weight_scale", "weight_shape"]
         symmetric = all(group["weights"]["symmetric"] for group in _groups(config))
-        return names if symmetric else [*names, "weight_zero_point"]
+        return self.required if symmetric else [*self.required, "weight_zero_point"]
 
     def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> QuantizedWeight:
         """Return the weight of one layer."""
