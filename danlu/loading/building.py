@@ -12,7 +12,7 @@ from danlu.config.model import ModelShape
 from danlu.config.quantize import PRESETS, QuantScheme
 from danlu.errors import CheckpointError, ConfigError, did_you_mean
 from danlu.models.decoder import Decoder
-from danlu.models.family import Family, detect_family, discover
+from danlu.models.family import Family, detect_family, discover, family_name
 from danlu.models.published import Published
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.packed import PackedLinear, can_pack
@@ -52,14 +52,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def family_named(name: str) -> Family:
-    """Return a family by its name, or raise a `ConfigError` with the closest known one."""
-    known = discover()
-    if name not in known:
+def named_family(spelling: str) -> str:
+    """Return the family that a name or alias means, or raise a `ConfigError` with the closest."""
+    name = family_name(spelling)
+    if name is None:
+        known = discover()
         raise ConfigError(
-            f"There is no family {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
+            f"There is no family {spelling!r}.{did_you_mean(spelling, known)} "
+            f"Known: {', '.join(known)}."
         )
-    return known[name]
+    return name
+
+
+def family_named(spelling: str) -> Family:
+    """Return a family by its name or alias; an unknown one is a `ConfigError`."""
+    return discover()[named_family(spelling)]
 
 
 def decoder_from_config(values: Mapping[str, Any], family: str | None = None) -> Decoder:
@@ -69,8 +76,8 @@ def decoder_from_config(values: Mapping[str, Any], family: str | None = None) ->
         UnsupportedModelError: if no family opens it.
         CheckpointError: with every key that is missing, wrong or unknown.
     """
-    name = family or detect_family(values)
-    config = family_named(name).config(name, values)
+    name = named_family(family) if family else detect_family(values)
+    config = discover()[name].config(name, values)
     with torch.device("meta"):
         decoder = Decoder(config)
     decoder.published = Published(family=name, config=dict(values))

@@ -2,8 +2,9 @@
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
@@ -119,6 +120,28 @@ class RawConfig:
 
 
 @dataclass(frozen=True)
+class Reexpressed:
+    """A checkpoint said as another architecture that computes the same.
+
+    Attributes:
+        family: whose names and layout the tensors get.
+        config: its config.json.
+        notes: what its user must know, such as a length up to which it is valid.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+Reexpress = Callable[[Mapping[str, Any], DecoderConfig], Reexpressed]
+
+
+def no_chat_format(values: Mapping[str, Any]) -> None:
+    """Return None: checkpoints of this family bring their own chat template, or have none."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Everything that is particular to one family.
 
@@ -131,6 +154,12 @@ class Family:
         ignored_keys: config keys that change nothing, with the reason.
         ignored_tensors: tensors that are no parameters, with the reason.
         optional_prefix: published names are found with and without it.
+        aliases: other names a user may know it by, in the spelling of `family_name`.
+        chat_format: name of the built-in chat format of checkpoints (by config.json) that carry no
+            template of their own, or None.
+        exports: how a checkpoint (its config.json and decoder config) is said as another
+            architecture, by target.
+        not_exported: why there is no target "transformers".
     """
 
     summary: str
@@ -141,6 +170,10 @@ class Family:
     ignored_keys: Mapping[str, str]
     ignored_tensors: tuple[Ignore, ...] = ()
     optional_prefix: str = ""
+    aliases: tuple[str, ...] = ()
+    chat_format: Callable[[Mapping[str, Any]], str | None] = no_chat_format
+    exports: Mapping[str, Reexpress] = field(default_factory=dict)
+    not_exported: str = ""
 
     def config(self, name: str, values: Mapping[str, Any]) -> DecoderConfig:
         """Return the decoder config of a config.json of this family, called `name` in errors."""
@@ -160,6 +193,15 @@ def discover() -> dict[str, Family]:
     package = importlib.import_module("danlu.models.families")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     return {name: importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names}
+
+
+def family_name(spelling: str) -> str | None:
+    """Return the family that a user's spelling (a name or an alias, "Baichuan2-13B") means."""
+    wanted = re.sub("[-. ]", "_", spelling.lower())
+    for name, family in discover().items():
+        if wanted == name or wanted in family.aliases:
+            return name
+    return None
 
 
 def detect_family(values: Mapping[str, Any]) -> str:
