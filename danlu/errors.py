@@ -9,6 +9,7 @@
     |-- ShapeError             a tensor does not fit where it is used
     |-- AdapterError           an adapter does not fit its base
     |-- QuantizationError      a layer cannot be quantized as asked
+    |-- ExportError            a model cannot be said in the form that was asked for
     |-- TrainingError          a run cannot go on (a non-finite loss, say)
     |-- OutputError            a file or folder cannot be written
     |-- ParallelError          processes or meshes do not fit together
@@ -58,6 +59,10 @@ class AdapterError(DanluError):
 
 class QuantizationError(DanluError):
     """A layer cannot be quantized as asked."""
+
+
+class ExportError(DanluError):
+    """A model cannot be said in the form that was asked for."""
 
 
 class TrainingError(DanluError):

@@ -18,7 +18,7 @@ ROWS = (
     ("models", "quantize", "adapters", "data"),
     ("parallel",),
     ("loading",),
-    ("train", "engine"),
+    ("train", "engine", "export"),
     ("eval", "server"),
     ("commands",),
     ("cli",),
