@@ -105,7 +105,8 @@ class Writer(Protocol):
         Args:
             decoder: the source, in its stored dtype, adapters merged; its layers may be quantized
                 (`danlu.export.dense.DenseState` gives every parameter as a dense tensor). Its
-                `published` names the family and holds config.json and generation_config.json.
+                `published` names the family and holds config.json and generation_config.json. The
+                writer may use it up: its weights may be gone afterwards.
             tokenizer: of the source; None: it has none, or none is wanted.
             out: a path where nothing is.
             options: only those that the target takes differ from their defaults.
@@ -124,11 +125,12 @@ class Target:
     Attributes:
         name: as in `--to`.
         summary: one line for the help.
-        options: the fields of `ExportOptions` it takes, with the values they may have, in words.
+        options: the fields of `ExportOptions` it takes, each with the values it may have besides its
+            default; none listed: any.
         write: does it.
     """
 
     name: str
     summary: str
-    options: Mapping[str, str]
+    options: Mapping[str, tuple[str, ...]]
     write: Writer
