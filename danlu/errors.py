@@ -12,6 +12,7 @@
     |-- ExportError            a model cannot be said in the form that was asked for
     |-- TrainingError          a run cannot go on (a non-finite loss, say)
     |-- OutputError            a file or folder cannot be written
+    |-- DownloadError          a model cannot be fetched from a hub
     |-- ParallelError          processes or meshes do not fit together
     |-- RequestError           a request is wrong (HTTP 400)
     |-- CapacityError          no room for a request right now (HTTP 503)
@@ -71,6 +72,10 @@ class TrainingError(DanluError):
 
 class OutputError(DanluError):
     """A file or folder cannot be written."""
+
+
+class DownloadError(DanluError):
+    """A model cannot be fetched from a hub."""
 
 
 class ParallelError(DanluError):

@@ -140,3 +140,13 @@ def only_run(folder: Path) -> Iterator[None]:
                 f"Another run is at work in '{folder}'. Wait for its end, or choose another folder."
             ) from None
         yield
+
+
+def size_text(num_bytes: int) -> str:
+    """Return bytes as a person reads them: 14.2 MB."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

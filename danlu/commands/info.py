@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import AdapterError, CheckpointError, TokenizerError
+from danlu.files import size_text
 from danlu.loading.building import decoder_from_config, read_json
 from danlu.models import discover
 from danlu.models.decoder import Decoder
@@ -113,13 +114,3 @@ def _adapter_rows(folder: Path) -> list[tuple[str, str]]:
         ("layers", f"{len(modules)}" if isinstance(modules, list) else str(modules)),
         ("size", size_text(weights)),
     ]
-
-
-def size_text(num_bytes: int) -> str:
-    """Return bytes as a person reads them: 14.2 MB."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

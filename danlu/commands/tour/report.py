@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 import danlu
-from danlu.commands.info import size_text
 from danlu.commands.tour.charts import Series, loss_chart
 from danlu.commands.tour.evaluation import Scores, models_of, read_scores, scores_file
 from danlu.commands.tour.page import LifeStep, ReportData, Sample, TableData, render
 from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.state import TourState
 from danlu.commands.tour.steps import STEPS
-from danlu.files import write_text
+from danlu.files import size_text, write_text
 from danlu.train.metrics import read_metrics
 
 NUM_SAMPLES = 12

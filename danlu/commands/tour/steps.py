@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from danlu.commands.finetune import run_finetune
-from danlu.commands.info import size_text
 from danlu.commands.manifest import write_manifest
 from danlu.commands.merge import merge
 from danlu.commands.pretrain import run_pretrain
@@ -25,7 +24,7 @@ from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.plan import TourPlan
 from danlu.config.quantize import PRESETS
 from danlu.config.run import FinetuneData, FinetuneRun, PretrainData, PretrainRun
-from danlu.files import atomic_folder
+from danlu.files import atomic_folder, size_text
 from danlu.progress import Progress
 from danlu.train.metrics import read_metrics
 from danlu.train.run_folder import RunResult
