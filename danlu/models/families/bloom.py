@@ -10,6 +10,7 @@ from typing import Any
 
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Family, RawConfig
+from danlu.models.reexpressing import unchanged
 from danlu.nn.mlp import PlainMLP
 from danlu.nn.norms import LayerNorm
 from danlu.nn.positions import Alibi
@@ -98,4 +99,5 @@ FAMILY = Family(
     tiny=tiny,
     ignored_keys=IGNORED,
     optional_prefix="transformer.",
+    exports={"transformers": unchanged("bloom")},
 )

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from danlu.models.config import DecoderConfig
-from danlu.models.family import Family, RawConfig
+from danlu.models.family import Family, RawConfig, Reexpressed
+from danlu.models.reexpressing import gated_config
 from danlu.nn.mlp import GatedMLP
 from danlu.nn.norms import RMSNorm
 from danlu.nn.positions import Rope
@@ -84,6 +85,23 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
     )
 
 
+def as_glm(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
+    """Return the model as transformers' Glm, which kept its blocks and renamed them."""
+    eps = values.get("layernorm_epsilon", 1e-5)
+    theta = 10000.0 * values.get("rope_ratio", 1.0)
+    return Reexpressed(
+        "glm",
+        {
+            "architectures": ["GlmForCausalLM"],
+            "model_type": "glm",
+            **gated_config(config, eps, theta),
+            "head_dim": config.head_dim,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": config.qkv_bias,
+        },
+    )
+
+
 def tiny() -> dict[str, Any]:
     """Return a config.json of a two-layer model."""
     return {
@@ -110,4 +128,5 @@ FAMILY = Family(
     tiny=tiny,
     ignored_keys=IGNORED,
     ignored_tensors=(Ignore("rotary_pos_emb.inv_freq", "computed from the config"),),
+    exports={"transformers": as_glm},
 )

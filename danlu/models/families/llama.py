@@ -1,4 +1,4 @@
-"""Llama 1 and 2: RMSNorm, half-split RoPE, gated SiLU, grouped keys and values.
+"""Llama 1, 2 and 3: RMSNorm, half-split RoPE, gated SiLU, grouped keys and values.
 
 Source: arXiv:2302.13971, arXiv:2307.09288; config keys as published for Llama-7B and Llama-2-70B.
 Our own names are this family's, so it has no name rules.
@@ -10,9 +10,10 @@ from typing import Any
 
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Family, RawConfig
+from danlu.models.rope_config import read_rope
+from danlu.models.reexpressing import unchanged
 from danlu.nn.mlp import GatedMLP
 from danlu.nn.norms import RMSNorm
-from danlu.nn.positions import Rope
 from danlu.weights.rules import Ignore, Rule
 
 IGNORED = {
@@ -48,23 +49,11 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         max_seq_len=raw.size("max_position_embeddings", "max_sequence_length", default=2048),
         norm=partial(RMSNorm, eps=raw.take("rms_norm_eps", default=1e-6, kind=float)),
         mlp=partial(GatedMLP, activation="silu", bias=mlp_bias),
-        position_scheme=_rope(raw, head_dim),
+        position_scheme=read_rope(raw, head_dim),
         qkv_bias=attention_bias,
         output_bias=attention_bias,
         tie_word_embeddings=raw.take("tie_word_embeddings", default=False, kind=bool),
     )
-
-
-def _rope(raw: RawConfig, head_dim: int) -> Rope:
-    """Read both spellings: `rope_theta` + `rope_scaling`, and `rope_parameters` of 2026."""
-    parameters = raw.take("rope_parameters", default={}, kind=dict)
-    theta = raw.take("rope_theta", default=parameters.get("rope_theta", 10000.0), kind=float)
-    scaling = raw.take("rope_scaling", default=parameters, kind=dict)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raw.problem(f"rope scaling {kind!r} is not supported yet; expected 'default' or 'linear'")
-    scale = float(scaling.get("factor", 1.0)) if kind == "linear" else 1.0
-    return Rope(rotary_dim=head_dim, theta=float(theta), position_scale=scale)
 
 
 def rules(config: DecoderConfig) -> tuple[Rule, ...]:
@@ -89,11 +78,13 @@ def tiny() -> dict[str, Any]:
 
 
 FAMILY = Family(
-    summary="Llama 1 and 2, and everything published in their layout",
+    summary="Llama 1, 2 and 3, and everything published in their layout",
     matches=matches,
     read_config=read_config,
     rules=rules,
     tiny=tiny,
     ignored_keys=IGNORED,
+    aliases=("llama1", "llama2", "llama3", "llama3_1", "llama3_2"),
     ignored_tensors=(Ignore("rotary_emb.inv_freq", "computed from the config"),),
+    exports={"transformers": unchanged("llama")},
 )
