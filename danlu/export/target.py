@@ -125,8 +125,8 @@ class Target:
     Attributes:
         name: as in `--to`.
         summary: one line for the help.
-        options: the fields of `ExportOptions` it takes, each with the values it may have besides its
-            default; none listed: any.
+        options: the fields of `ExportOptions` it takes, each with the values it may have besides
+            its default; none listed: any.
         write: does it.
     """
 
