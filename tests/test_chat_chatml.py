@@ -8,8 +8,8 @@ from tokenizer_cases import random_conversation, tiny_tokenizer
 
 from danlu.errors import TokenizerError
 from danlu.tokenizer import Rendered, load_tokenizer
-from danlu.tokenizer.chat import SegmentFormat
 from danlu.tokenizer.formats import find_format, format_names
+from danlu.tokenizer.segments import SegmentFormat
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -98,7 +98,7 @@ def test_another_format_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert again.fingerprint() == other.fingerprint()
     assert again.render_chat(TALK).text == "Be brief.<|endoftext|>"
     assert again.with_chat_format("chatml").fingerprint() == tokenizer.fingerprint()
-    bare = SegmentFormat("ids-only", ("user",), (), lambda messages, prompt: [])
+    bare = SegmentFormat("ids-only", ("user",), (), lambda chat: [])
     monkeypatch.setattr("danlu.tokenizer.base.format_for", lambda name: bare)
     with pytest.raises(TokenizerError, match=r"'ids-only' has no Jinja template"):
         tokenizer.with_chat_format("ids-only")

@@ -4,18 +4,19 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from danlu.errors import TokenizerError, did_you_mean
 from danlu.files import atomic_file, write_json, write_text
-from danlu.tokenizer.chat import ChatFormat, Message, Rendered, Tool
+from danlu.tokenizer.chat import ChatFormat, ChatInput, Message, Rendered, Tool
 from danlu.tokenizer.formats import format_for, format_of_template
 from danlu.tokenizer.incremental import IncrementalDecoder
 from danlu.tokenizer.jinja_format import JinjaFormat
 from danlu.tokenizer.model import Encoded, TokenModel
-from danlu.tokenizer.rendering import render_layout
+from danlu.tokenizer.rendering import render_layout, with_spelled_controls
 from danlu.tokenizer.special import (
     CONFIG_FILE,
     TEMPLATE_FILE,
@@ -206,6 +207,12 @@ class Tokenizer:
             stops += [self.control_id(text) for text in self._format(format).end_of_turn(self)]
         return list(dict.fromkeys(stops))
 
+    def stop_texts(self, format: str | None = None) -> list[str]:
+        """Return the texts that end an answer of the chat format, beside the stop ids."""
+        if format is None and self.chat_format is None:
+            return []
+        return list(self._format(format).stop_texts)
+
     def control_id(self, text: str) -> int:
         """Return the id of a token that a chat format needs.
 
@@ -228,6 +235,9 @@ class Tokenizer:
         tools: Sequence[Tool] | None = None,
         format: str | None = None,
         add_generation_prompt: bool = True,
+        *,
+        allow_special: bool = False,
+        template_options: Mapping[str, Any] | None = None,
     ) -> Rendered:
         """Turn a conversation into ids, the one way for training, evaluation and serving.
 
@@ -239,14 +249,20 @@ class Tokenizer:
         Args:
             messages: `{"role": ..., "content": ...}` in order.
             tools: JSON schemas of functions, for templates that know tools.
-            format: a built-in name or the path of a .jinja file; default: the tokenizer's own.
+            format: a built-in name, or the path of a .jinja file or a chat_template.json; default:
+                the tokenizer's own.
             add_generation_prompt: open an assistant turn at the end.
+            allow_special: let control tokens that a message spells become control tokens, as some
+                families' own code does; never for text of people who are not trusted.
+            template_options: what the format leaves open, such as `enable_thinking`.
 
         Raises:
-            TokenizerError: for a conversation or template that cannot be rendered.
+            TokenizerError: for a conversation or template that cannot be rendered, or options that
+                the format does not read.
         """
-        chosen = self._format(format)
-        return render_layout(self, chosen.layout(self, messages, tools, add_generation_prompt))
+        chat = ChatInput(messages, add_generation_prompt, tools, dict(template_options or {}))
+        layout = self._format(format).layout(self, chat)
+        return render_layout(self, with_spelled_controls(self, layout) if allow_special else layout)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the vocabulary, control tokens, templates and chat format.

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -54,6 +54,16 @@ def render_template(source: str, origin: str, variables: dict[str, Any], now: da
             f"The chat template of {origin} cannot write this conversation: {error}. "
             "Change the messages as it asks, or choose another format."
         ) from None
+
+
+def variables_of(source: str, origin: str) -> set[str]:
+    """Return the names of the variables that a chat template reads.
+
+    Raises:
+        TokenizerError: if the template is wrong.
+    """
+    _compile(source, origin)
+    return set(meta.find_undeclared_variables(_environment().parse(source)))
 
 
 @cache

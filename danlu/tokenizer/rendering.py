@@ -1,12 +1,14 @@
 """A layout to ids: the only place where chats are encoded.
 
-Runs of text between control tokens are encoded as a whole, as stock tools do, with one exception:
-a run is cut where the loss mask begins or ends. The prompt that asks for an answer then has
-exactly the ids in front of that answer in training.
+Runs of text between control tokens are encoded as a whole, as stock tools do, with two exceptions:
+a run is cut where the loss mask begins or ends, so that the prompt that asks for an answer has
+exactly the ids in front of that answer in training; and where the layout says that a text of its
+own begins.
 """
 
 import itertools
 from bisect import bisect_right
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from danlu.tokenizer.chat import CONTROL, ContentSpan, ControlSpan, Layout, Rendered
@@ -24,11 +26,13 @@ def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
             rendered.ids.append(control.token_id)
             rendered.spans.append((start, end))
         else:
-            prefix = start == 0 or (after_control and tokenizer.model.prefix_after_control)
+            begins = start == 0 or start in layout.beginnings
+            prefix = begins or (after_control and tokenizer.model.prefix_after_control)
             encoded = tokenizer.encode_spans(layout.text[start:end], prefix=prefix)
             rendered.ids.extend(encoded.ids)
             rendered.spans.extend((start + a, start + b) for a, b in encoded.spans)
-        learn = _covers(layout.learned, start)
+        learn = control.learn if control is not None and start == end else False
+        learn = learn or (end > start and _covers(layout.learned, start))
         added = len(rendered.ids) - len(rendered.loss_mask)
         rendered.loss_mask.extend([learn] * added)
         rendered.roles.extend(_roles(layout, rendered.spans[-added:] if added else [], control))
@@ -36,9 +40,24 @@ def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
     return rendered
 
 
+def with_spelled_controls(tokenizer: "Tokenizer", layout: Layout) -> Layout:
+    """Return the layout with the control tokens that its plain text spells."""
+    spelled: list[ControlSpan] = []
+    ends = [*layout.controls, ControlSpan(len(layout.text), len(layout.text), -1)]
+    position = 0
+    for control in ends:
+        for part in tokenizer.control_splitter.split(layout.text[position : control.start]):
+            if part.token is not None:
+                start, end = position + part.start, position + part.end
+                spelled.append(ControlSpan(start, end, part.token.token_id))
+        position = control.end
+    controls = sorted([*layout.controls, *spelled], key=lambda span: (span.start, span.end))
+    return replace(layout, controls=controls)
+
+
 def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
     """Return (start, end, control) of every run that is encoded on its own."""
-    cuts = sorted({position for span in layout.learned for position in span})
+    cuts = sorted({position for span in layout.learned for position in span} | layout.beginnings)
     runs: list[tuple[int, int, ControlSpan | None]] = []
     position = 0
     end_of_text = ControlSpan(len(layout.text), len(layout.text), -1)

@@ -4,9 +4,8 @@ Learned: the assistant's content, its `<|im_end|>` and the newline after it, as 
 `finetune.py`; never the role header. No system message is made up where none is given.
 """
 
-from collections.abc import Sequence
-
-from danlu.tokenizer.chat import CONTROL, Message, Segment, SegmentFormat
+from danlu.tokenizer.chat import CONTROL, ChatInput
+from danlu.tokenizer.segments import Segment, SegmentFormat
 
 START = "<|im_start|>"
 END = "<|im_end|>"
@@ -18,24 +17,30 @@ TEMPLATE = (
 )
 
 
-def write(messages: Sequence[Message], add_generation_prompt: bool) -> list[Segment]:
+def write(chat: ChatInput) -> list[Segment]:
     """Return the segments of a conversation."""
-    segments = [part for message in messages for part in _turn(message["role"], message["content"])]
-    return segments + (_header("assistant") if add_generation_prompt else [])
+    segments = [part for message in chat.messages for part in turn(**message)]
+    return segments + (header("assistant") if chat.add_generation_prompt else [])
 
 
-def _turn(role: str, content: str) -> list[Segment]:
+def turn(role: str, content: str, alone: bool = False) -> list[Segment]:
+    """Return the segments of one message; `alone` encodes its content apart from the header."""
     learn = role == "assistant"
     return [
-        *_header(role),
-        Segment(content, role, learn=learn),
-        Segment(END, CONTROL, control=True, learn=learn),
-        Segment("\n", CONTROL, learn=learn),
+        *header(role),
+        Segment(content, role, learn=learn, alone=alone),
+        *end_of_turn(learn),
     ]
 
 
-def _header(role: str) -> list[Segment]:
+def header(role: str) -> list[Segment]:
+    """Return what opens a message."""
     return [Segment(START, CONTROL, control=True), Segment(f"{role}\n")]
+
+
+def end_of_turn(learn: bool) -> list[Segment]:
+    """Return what closes a message."""
+    return [Segment(END, CONTROL, control=True, learn=learn), Segment("\n", CONTROL, learn=learn)]
 
 
 FORMAT = SegmentFormat(
