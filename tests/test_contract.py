@@ -10,8 +10,8 @@ from danlu.config.adapter import LoraConfig
 from danlu.loading.layout import published_layout
 from danlu.models import discover
 from danlu.models.decoder import Decoder
-from danlu.nn.attention import padded_context
 from danlu.nn.cache import KVCache
+from danlu.nn.contexts import padded_context
 from danlu.nn.packing import PackedContext
 
 EVERY = sorted(discover())
@@ -55,9 +55,9 @@ def test_packed_equals_alone(family: str) -> None:
     documents = [tokens(1, length, seed=length) for length in (5, 9, 2)]
     packed = torch.cat([*documents, torch.zeros(1, 3, dtype=torch.long)], dim=1)
     numbers = torch.tensor([[0] * 5 + [1] * 9 + [2] * 2 + [-1] * 3])
-    positions = torch.cat([torch.arange(n) for n in (5, 9, 2, 3)])[None]
     with torch.inference_mode():
-        hidden = decoder.model(packed, positions, PackedContext(numbers, positions))
+        attn = PackedContext(packed, numbers, decoder.config.sequence_rule)
+        hidden = decoder.model(packed, attn.positions_BT, attn)
         found = decoder.logits(hidden).split([5, 9, 2, 3], dim=1)
     for document, logits in zip(documents, found, strict=False):
         assert_close(logits, full(decoder, document), 1e-5)

@@ -145,13 +145,12 @@ def test_collate_by_hand():
         [6, 7, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE],
     ]
     assert batch.documents_BT.tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0] + [PADDING] * 4]
-    assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 0, 0, 0, 0]]
     assert batch.num_targets == 6
     assert all(tensor.dtype == torch.int64 for tensor in tensors(batch))
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
-    return [batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT]
+    return [batch.tokens_BT, batch.targets_BT, batch.documents_BT]
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=20))

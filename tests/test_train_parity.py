@@ -138,7 +138,7 @@ def test_packed_rows_give_what_documents_give_alone(family: str) -> None:
     )
     labels = expected["packed.labels"].long()
     targets = torch.cat([labels[1:], torch.tensor([IGNORE])])[None]
-    batch = Batch(tokens, targets, documents, positions, int((targets != IGNORE).sum()))
+    batch = Batch(tokens, targets, documents, int((targets != IGNORE).sum()))
 
     loss, count = CausalLM().loss(decoder, batch)
     assert count == expected["packed.label_tokens"]
@@ -157,9 +157,10 @@ def test_packed_rows_give_what_documents_give_alone(family: str) -> None:
         found = decoder.get_parameter("model.layers.0.self_attn.q_proj.weight").grad
         torch.testing.assert_close(found, weight, rtol=0, atol=1e-4 * float(weight.abs().max()))
 
-    attn = PackedContext(documents, positions)
+    attn = PackedContext(tokens, documents, decoder.config.sequence_rule)
+    assert torch.equal(attn.positions_BT, positions)
     with torch.no_grad():
-        logits = decoder.logits(decoder.model(tokens, positions, attn))[0]
+        logits = decoder.logits(decoder.model(tokens, attn.positions_BT, attn))[0]
     for number in range(3):
         alone = expected[f"doc{number}.logits"]
         bound = 1e-4 * max(1.0, float(alone.abs().max()))

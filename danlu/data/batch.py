@@ -1,4 +1,4 @@
-"""Batches: packed rows as tensors, each document with its own positions and targets."""
+"""Batches: packed rows as tensors, each document with its own targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,12 @@ class Batch:
         targets_BT: the id to predict after the token, or `IGNORE`: after a document's last token,
             where the next token is not to be learned, and on padding.
         documents_BT: the number of the document in its row, from 0; `PADDING` on padding.
-        positions_BT: positions, from 0 in each document; 0 on padding.
         num_targets: how many targets are not `IGNORE`.
     """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     documents_BT: Tensor
-    positions_BT: Tensor
     num_targets: int
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -39,7 +37,6 @@ class Batch:
             self.tokens_BT.to(device),
             self.targets_BT.to(device),
             self.documents_BT.to(device),
-            self.positions_BT.to(device),
             self.num_targets,
         )
 
@@ -63,23 +60,22 @@ def collate(rows: Sequence[PackedRow], pad_id: int = 0, length: int | None = Non
             "expected at least one row, none longer. Pack with a smaller max_seq_len."
         )
     shape = (len(rows), width)
-    arrays = [np.full(shape, value, np.int64) for value in (pad_id, IGNORE, PADDING, 0)]
+    arrays = [np.full(shape, value, np.int64) for value in (pad_id, IGNORE, PADDING)]
     for index, row in enumerate(rows):
         start = 0
         for number, document in enumerate(row.documents):
             end = start + len(document.ids)
             _write(document, number, [array[index, start:end] for array in arrays])
             start = end
-    tokens, targets, documents, positions = (torch.from_numpy(array) for array in arrays)
-    return Batch(tokens, targets, documents, positions, sum(row.num_targets for row in rows))
+    tokens, targets, documents = (torch.from_numpy(array) for array in arrays)
+    return Batch(tokens, targets, documents, sum(row.num_targets for row in rows))
 
 
 def _write(document: TokenDocument, number: int, views: list[np.ndarray]) -> None:
-    """Fill the four views of a document's place in its row."""
-    tokens, targets, documents, positions = views
+    """Fill the three views of a document's place in its row."""
+    tokens, targets, documents = views
     tokens[:] = document.ids
     targets[:-1] = tokens[1:]
     if document.targets_mask is not None:
         targets[:-1][~np.asarray(document.targets_mask[1:], dtype=bool)] = IGNORE
     documents[:] = number
-    positions[:] = np.arange(len(document.ids))

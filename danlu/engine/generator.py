@@ -122,5 +122,5 @@ def _append(rows: Sequence[GenerationSequence], sampled: Sampled) -> list[int]:
 
 def kv_bytes_per_token(decoder: Decoder) -> int:
     """Bytes that the keys and values of one token take in all layers."""
-    numbers = sum(2 * num_kv_heads * head_dim for num_kv_heads, head_dim in decoder.kv_shapes())
+    numbers = sum(shape.numbers for shape in decoder.kv_shapes())
     return numbers * decoder.dtype.itemsize

@@ -5,7 +5,7 @@ prompts      cache slots (left-padded)        one step
 [x y]        | . . x y | z  .  .  .           every row ends at the same slot
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -44,19 +44,30 @@ class StaticBatch:
         self._tokens_BT, real_BT = _left_padded(prompts, device)
         slots = self._tokens_BT.shape[1] + max_new_tokens
         self._real_BS = None if real_BT is None else _with_room(real_BT, slots)
-        self._positions_BT = decoder.config.sequence_rule.positions(self._tokens_BT, real_BT)
+        self._rule = decoder.config.sequence_rule
+        self._numbering = self._rule.number(self._tokens_BT, real_BT)
         self._cache = KVCache(decoder.kv_shapes(), len(prompts), slots, decoder.dtype, device)
 
     @torch.inference_mode()
     def prefill(self) -> Tensor:
         """Run all prompts; return the logits [B, V] of the token after each."""
+        positions_BT, prefix_end_B = self._numbering.positions_BT, self._numbering.prefix_end_B
+        for columns in self._chunks():
+            hidden_BTD = self._forward(
+                self._tokens_BT[:, columns], positions_BT[..., columns], prefix_end_B
+            )
+        self._next_positions_B1 = self._rule.following(positions_BT[..., -1:])
+        return self._decoder.logits(hidden_BTD[:, -1])
+
+    def _chunks(self) -> Iterator[slice]:
+        """Yield the columns of each pass; a prefix that sees itself is in the first as a whole."""
         num_rows, length = self._tokens_BT.shape
         step = max(1, self._prefill_tokens // num_rows)
-        for start in range(0, length, step):
-            columns = slice(start, start + step)
-            hidden_BTD = self._forward(self._tokens_BT[:, columns], self._positions_BT[:, columns])
-        self._next_positions_B1 = self._positions_BT[:, -1:] + 1
-        return self._decoder.logits(hidden_BTD[:, -1])
+        prefix_end_B = self._numbering.prefix_end_B
+        first = step if prefix_end_B is None else max(step, int(prefix_end_B.max()))
+        yield slice(0, first)
+        for start in range(first, length, step):
+            yield slice(start, start + step)
 
     @torch.inference_mode()
     def decode(self, tokens_B: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ class StaticBatch:
             CapacityError: after more than `max_new_tokens` tokens.
         """
         hidden_B1D = self._forward(tokens_B[:, None], self._next_positions_B1)
-        self._next_positions_B1 = self._next_positions_B1 + 1
+        self._next_positions_B1 = self._rule.following(self._next_positions_B1)
         return self._decoder.logits(hidden_B1D[:, -1])
 
     @torch.inference_mode()
@@ -79,11 +90,13 @@ class StaticBatch:
             real_BS = self._real_BS[index]
             self._real_BS = None if bool(real_BS.all()) else real_BS
 
-    def _forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+    def _forward(
+        self, tokens_BT: Tensor, positions_BT: Tensor, prefix_end_B: Tensor | None = None
+    ) -> Tensor:
         end = self._cache.length + tokens_BT.shape[1]
         mask_BS = None if self._real_BS is None else self._real_BS[:, :end]
         hidden_BTD: Tensor = self._decoder.model(
-            tokens_BT, positions_BT, self._cache.context(mask_BS, positions_BT)
+            tokens_BT, positions_BT, self._cache.context(mask_BS, positions_BT, prefix_end_B)
         )
         return hidden_BTD
 

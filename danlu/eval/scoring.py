@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from danlu.models.decoder import Decoder
-from danlu.nn.attention import padded_context
+from danlu.nn.contexts import padded_context
 
 # Tokens (rows x columns) in one forward pass, and numbers in one chunk of logits (float32: 32 MiB).
 FORWARD_TOKENS = 4096
@@ -34,8 +34,11 @@ def hidden_states(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Tensor:
     width = max(map(len, rows))
     padded = [[*row, *[0] * (width - len(row))] for row in rows]
     tokens_BT = torch.tensor(padded, dtype=torch.long, device=decoder.device)
-    positions_BT = decoder.config.sequence_rule.positions(tokens_BT, None)
-    hidden_BTD = decoder.model(tokens_BT, positions_BT, padded_context(None, positions_BT))
+    lengths_B1 = torch.tensor([[len(row)] for row in rows], device=decoder.device)
+    real_BT = torch.arange(width, device=decoder.device) < lengths_B1
+    numbering = decoder.config.sequence_rule.number(tokens_BT, real_BT)
+    attn = padded_context(None, numbering.positions_BT, numbering.prefix_end_B)
+    hidden_BTD = decoder.model(tokens_BT, numbering.positions_BT, attn)
     return torch.cat([hidden_BTD[i, : len(row)] for i, row in enumerate(rows)])
 
 

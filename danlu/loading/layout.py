@@ -17,6 +17,6 @@ def published_layout(decoder: Decoder) -> Layout:
     with torch.device("meta"):
         plain = Decoder(decoder.config)
     shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}
-    shapes[HEAD] = Size((decoder.config.vocab_size, decoder.config.hidden_size))
+    shapes[HEAD] = Size((decoder.config.vocab_size, decoder.config.embedding_width))
     rules = family_named(decoder.published.family).rules(decoder.config)
     return Layout(rules, shapes, decoder.config.num_layers)

@@ -179,7 +179,7 @@ class WeightReader:
             return
         module = self.decoder.get_submodule(owner)
         if leaf == "weight" and isinstance(module, Linear) and self.convert:
-            weight = tensor.to(self.device, self.dtype)
+            weight = module.effective(tensor.to(self.device, self.dtype))
             self.decoder.replace_linear(owner, self.convert(owner, weight, module.bias))
         else:  # copied, so that no page of the file stays mapped
             own = tensor.to(self.device, self.dtype, copy=True).contiguous()

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from danlu.models.config import DecoderConfig
+from danlu.models.block import DecoderBlock
+from danlu.models.config import DecoderConfig, no_norm
 from danlu.models.published import Published
-from danlu.nn.attention import Attention, AttentionContext, AttentionLayer, padded_context
+from danlu.nn.attention import AttentionContext, AttentionLayer
+from danlu.nn.cache import KVShape
+from danlu.nn.embedding import LearnedPositions
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
-from danlu.nn.positions import Rotation
 
 ROLES = {
     "q_proj": "column",
@@ -26,37 +28,29 @@ ROLES = {
     "o_proj": "row",
     "down_proj": "row",
     "lm_head": "vocab",
+    "project_in": "replicated",
+    "project_out": "replicated",
+    "q_a_proj": "replicated",
+    "q_b_proj": "column",
+    "kv_a_proj_with_mqa": "replicated",
+    "kv_b_proj": "column",
 }
 
 
-class DecoderBlock(nn.Module):
-    """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: DecoderConfig, index: int) -> None:
-        super().__init__()
-        self.input_layernorm = config.norm(config.hidden_size)
-        self.self_attn = _attention(config, index)
-        self.post_attention_layernorm = config.norm(config.hidden_size)
-        self.mlp = config.mlp(config.hidden_size, config.intermediate_size)
-
-    def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
-        """Return the residual stream after this block."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, attn)
-        out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
-        return out_BTD
-
-
-def _attention(config: DecoderConfig, index: int) -> Attention:
-    hidden, head_dim = config.hidden_size, config.head_dim
-    query_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    slopes = config.position_scheme.slopes(config.num_heads)
-    return Attention(
-        AttentionLayer(index, scale=head_dim**-0.5, slopes=slopes),
-        head_dim,
-        q_proj=Linear(hidden, query_size, bias=config.qkv_bias),
-        k_proj=Linear(hidden, kv_size, bias=config.qkv_bias),
-        v_proj=Linear(hidden, kv_size, bias=config.qkv_bias),
-        o_proj=Linear(query_size, hidden, bias=config.output_bias),
+def decoder_block(config: DecoderConfig, index: int) -> DecoderBlock:
+    """Return layer `index`, from the parts that the config names."""
+    layer = AttentionLayer(
+        index,
+        scale=config.attention_scale or config.head_dim**-0.5,
+        slopes=config.position_scheme.slopes(config.num_heads),
+        window=config.windows[index] if config.windows else None,
+    )
+    mlp = config.mlp_of_layer.get(index, config.mlp)
+    return config.block(
+        config.attention(config, layer),
+        mlp(config.hidden_size, config.intermediate_size),
+        config.norm,
+        config.hidden_size,
     )
 
 
@@ -66,25 +60,29 @@ class Backbone(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.position_scheme = config.position_scheme
-        self.embed_tokens: nn.Embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        norm = config.embedding_norm
-        self.embed_norm = norm(config.hidden_size) if norm else nn.Identity()
-        self.layers = nn.ModuleList(DecoderBlock(config, i) for i in range(config.num_layers))
-        self.norm = config.norm(config.hidden_size)
+        hidden, width = config.hidden_size, config.embedding_width
+        self.embed_tokens: nn.Embedding = nn.Embedding(config.vocab_size, width)
+        self.project_in = Linear(width, hidden) if width != hidden else nn.Identity()
+        self.embed_positions = config.embed_positions()
+        self.embed_norm = (config.embedding_norm or no_norm)(hidden)
+        self.layers = nn.ModuleList(decoder_block(config, i) for i in range(config.num_layers))
+        self.norm = (config.final_norm or config.norm)(hidden)
+        self.project_out = Linear(hidden, width) if width != hidden else nn.Identity()
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attn: AttentionContext) -> Tensor:
         """Return the hidden states [B, T, D] that enter the head.
 
         Args:
             tokens_BT: token ids.
-            positions_BT: their positions.
+            positions_BT: their positions; [B, 2, T] in families with two coordinates.
             attn: what each token may see; asked once per layer.
         """
-        x_BTD = self.embed_norm(self.embed_tokens(tokens_BT))
+        embedded_BTD = self.project_in(self.embed_tokens(tokens_BT))
+        x_BTD = self.embed_norm(self.embed_positions(embedded_BTD, positions_BT))
         rotation = self.position_scheme.rotation(positions_BT, x_BTD.dtype)
         for block in self.layers:
             x_BTD = block(x_BTD, rotation, attn)
-        hidden_BTD: Tensor = self.norm(x_BTD)
+        hidden_BTD: Tensor = self.project_out(self.norm(x_BTD))
         return hidden_BTD
 
 
@@ -106,7 +104,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        self.lm_head: LinearLike = Linear(config.hidden_size, config.vocab_size)
+        self.lm_head: LinearLike = config.head(config.embedding_width, config.vocab_size)
         self.tie_head()
 
     def tie_head(self) -> None:
@@ -126,13 +124,17 @@ class Decoder(nn.Module):
 
         Args:
             input_ids: token ids [B, T].
-            attention_mask: nonzero for real tokens [B, T]; None: all are real.
-            position_ids: positions; None: the family's own rule for generation.
+            attention_mask: nonzero for real tokens [B, T]; None: all are real. Families with
+                prefix masks also take the mask their published code takes.
+            position_ids: positions [B, T], or [B, 2, T] in families with two coordinates; None:
+                the family's own rule for generation.
+
+        Raises:
+            ShapeError: if mask or positions do not fit the tokens.
         """
-        if position_ids is None:
-            position_ids = self.config.sequence_rule.positions(input_ids, attention_mask)
-        attn = padded_context(attention_mask, position_ids)
-        return self.logits(self.model(input_ids, position_ids, attn))
+        rule = self.config.sequence_rule
+        positions_BT, attn = rule.context(input_ids, attention_mask, position_ids)
+        return self.logits(self.model(input_ids, positions_BT, attn))
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the scores of every token of the vocabulary [..., V]."""
@@ -153,16 +155,16 @@ class Decoder(nn.Module):
         """Return the blocks in order."""
         return [block for block in self.model.layers if isinstance(block, DecoderBlock)]
 
-    def kv_shape(self, layer: int) -> tuple[int, int]:
-        """Return (num_kv_heads, head_dim) of what `layer` keeps per token."""
-        return self.config.num_kv_heads, self.config.head_dim
+    def kv_shape(self, layer: int) -> KVShape:
+        """Return (num_kv_heads, head_dim, value_dim) of what `layer` keeps per token."""
+        return self.config.kv_shape
 
-    def kv_shapes(self) -> list[tuple[int, int]]:
+    def kv_shapes(self) -> list[KVShape]:
         """Return `kv_shape` of every layer."""
         return [self.kv_shape(i) for i in range(self.config.num_layers)]
 
     def linear_roles(self) -> dict[str, str]:
-        """Return the role (column, row, vocab) of every linear layer by its name."""
+        """Return the role (column, row, vocab, replicated) of every linear layer by its name."""
         return {name: ROLES[name.rpartition(".")[2]] for name, _ in self.linears()}
 
     def linears(self) -> Iterator[tuple[str, LinearLike]]:
@@ -184,7 +186,7 @@ class Decoder(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, RMSNorm | LayerNorm):
                 module.weight.fill_(1.0)
-            elif isinstance(module, Linear | nn.Embedding):
+            elif isinstance(module, Linear | nn.Embedding | LearnedPositions):
                 scale = residual if ROLES.get(name.rpartition(".")[2]) == "row" else 0.02
                 module.weight.normal_(0.0, scale, generator=generator)
             bias = getattr(module, "bias", None)

@@ -4,19 +4,35 @@ Rows of a batch share the slot axis: a batch is left-padded so that every row en
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from danlu.errors import CapacityError
-from danlu.nn.attention import AttentionLayer, DenseContext, causal_mask, scaled_attention
+from danlu.nn.attention import AttentionLayer
+from danlu.nn.contexts import DenseContext, visible_slots
+from danlu.nn.scaled_attention import scaled_attention
+
+
+class KVShape(NamedTuple):
+    """What a layer keeps per token: `num_kv_heads` keys and as many values."""
+
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers that is."""
+        return self.num_kv_heads * (self.head_dim + self.value_dim)
 
 
 class KVCache:
     """Room for the keys and values of `max_tokens` slots of each row.
 
     Args:
-        kv_shapes: (num_kv_heads, head_dim) of each layer.
+        kv_shapes: what each layer keeps.
         batch_size: rows.
         max_tokens: slots per row, prompt, padding and answer together.
         dtype: of keys and values.
@@ -25,7 +41,7 @@ class KVCache:
 
     def __init__(
         self,
-        kv_shapes: Sequence[tuple[int, int]],
+        kv_shapes: Sequence[KVShape],
         batch_size: int,
         max_tokens: int,
         dtype: torch.dtype,
@@ -33,21 +49,30 @@ class KVCache:
     ) -> None:
         self.length = 0
         self.max_tokens = max_tokens
-        self._keys = [
-            torch.empty(batch_size, heads, max_tokens, dim, dtype=dtype, device=device)
-            for heads, dim in kv_shapes
-        ]
-        self._values = [torch.empty_like(keys) for keys in self._keys]
+
+        def room(num_heads: int, dim: int) -> Tensor:
+            return torch.empty(batch_size, num_heads, max_tokens, dim, dtype=dtype, device=device)
+
+        self._keys = [room(shape.num_kv_heads, shape.head_dim) for shape in kv_shapes]
+        self._values = [room(shape.num_kv_heads, shape.value_dim) for shape in kv_shapes]
         self._positions_BS = torch.zeros(batch_size, max_tokens, dtype=torch.long, device=device)
 
-    def context(self, attention_mask_BS: Tensor | None, positions_BT: Tensor) -> "CachedContext":
+    def context(
+        self,
+        attention_mask_BS: Tensor | None,
+        positions_BT: Tensor,
+        prefix_end_B: Tensor | None = None,
+    ) -> "CachedContext":
         """Reserve the next T slots and return the context that fills and reads them.
 
         The slots count as used at once; the context is valid for one forward pass.
 
         Args:
             attention_mask_BS: nonzero for real tokens, over used and new slots; None: no padding.
-            positions_BT: positions of the new tokens.
+            positions_BT: positions of the new tokens; of two coordinates [B, 2, T] the first
+                counts for linear biases.
+            prefix_end_B: slots before it are seen by every token of the row; they must come
+                in one call. None: causal.
 
         Raises:
             CapacityError: if the new tokens do not fit.
@@ -58,9 +83,24 @@ class KVCache:
                 f"The cache holds {self.max_tokens} tokens per row, but {end} are needed. "
                 "Make it larger, or end the sequence earlier."
             )
-        self._positions_BS[:, start:end] = positions_BT
+        slots_BT = positions_BT if positions_BT.ndim == 2 else positions_BT[:, 0]
+        self._positions_BS[:, start:end] = slots_BT
         self.length = end
-        return CachedContext(self, start, end, attention_mask_BS, positions_BT)
+        visible_BTS = visible_slots(attention_mask_BS, prefix_end_B, start, end)
+        return CachedContext(self, start, end, visible_BTS, slots_BT)
+
+    def preload(self, prefix: Sequence[tuple[Tensor, Tensor]], positions_BP: Tensor) -> None:
+        """Fill the first P slots of an empty cache: trained keys and values, or those of a prompt.
+
+        Args:
+            prefix: keys and values [B, K, P, d] of each layer, rotated already.
+            positions_BP: their positions, for linear biases.
+        """
+        assert self.length == 0, "a prefix goes into an empty cache"
+        self.length = positions_BP.shape[-1]
+        self._positions_BS[:, : self.length] = positions_BP
+        for layer, (keys, values) in enumerate(prefix):
+            self.store(layer, 0, keys.transpose(1, 2), values.transpose(1, 2))
 
     def store(self, layer: int, start: int, k_BTKd: Tensor, v_BTKd: Tensor) -> None:
         """Write keys and values of one layer into the slots from `start` on."""
@@ -91,14 +131,13 @@ class CachedContext:
         cache: KVCache,
         start: int,
         end: int,
-        attention_mask_BS: Tensor | None,
+        visible_BTS: Tensor | None,
         positions_BT: Tensor,
     ) -> None:
         self._cache = cache
         self._start = start
         self._end = end
-        visible = _visible(attention_mask_BS, start, end)
-        self._dense = DenseContext(visible, positions_BT, cache.key_positions(end))
+        self._dense = DenseContext(visible_BTS, positions_BT, cache.key_positions(end))
 
     def attend(
         self, layer: AttentionLayer, q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor
@@ -109,13 +148,3 @@ class CachedContext:
         q_BHTd = q_BTHd.transpose(1, 2)
         mask = self._dense.mask(layer, q_BHTd.dtype)
         return scaled_attention(q_BHTd, keys, values, layer.scale, mask).transpose(1, 2)
-
-
-def _visible(attention_mask_BS: Tensor | None, start: int, end: int) -> Tensor | None:
-    """Return visibility [B, T, S] of the new slots, or None where plain causality says it all."""
-    if attention_mask_BS is None or bool(attention_mask_BS.all()):
-        return None
-    real = attention_mask_BS.bool()
-    new = torch.arange(start, end, device=real.device)
-    itself = torch.arange(end, device=real.device) == new[:, None]
-    return (causal_mask(end - start, end, real.device) & real[:, None, :]) | itself

@@ -40,15 +40,32 @@ class Linear(LinearLike):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.dense_weight(), self.bias)
 
     def dense_weight(self) -> Tensor:
-        """Return the weight parameter itself."""
-        return self.weight
+        """Return the weight this layer multiplies by: the parameter itself."""
+        return self.effective(self.weight)
+
+    @staticmethod
+    def effective(stored: Tensor) -> Tensor:
+        """Return the weight that a stored weight stands for."""
+        return stored
 
     def bias_or_none(self) -> Tensor | None:
         """Return the bias parameter, or None."""
         return self.bias
+
+
+class NormalizedLinear(Linear):
+    """A linear layer whose rows have length 1: the head of Baichuan 2 (arXiv:2309.10305, sec. 2.6).
+
+    The stored weight is not normalised; each row is divided by its length when it is used.
+    """
+
+    @staticmethod
+    def effective(stored: Tensor) -> Tensor:
+        """Return the rows divided by their lengths."""
+        return F.normalize(stored)
 
 
 class HasLinears(Protocol):

@@ -2,13 +2,15 @@
 
 Documents of similar length are gathered side by side and attended to as a causal batch,
 so the work grows with the length of documents and not of rows. The padding behind a document is
-never looked at: attention is causal.
+never looked at: attention is causal, or goes back to a prefix.
 """
 
 import torch
 from torch import Tensor
 
-from danlu.nn.attention import AttentionLayer, DenseContext
+from danlu.nn.attention import AttentionLayer
+from danlu.nn.contexts import padded_context
+from danlu.nn.sequence import SequenceRule
 
 SMALLEST_BUCKET_TOKENS = 32
 LENGTH_STEP, DOCUMENT_STEP = 32, 4
@@ -16,21 +18,27 @@ MOST_PADDING = 2.0  # slots per token up to which all documents share one bucket
 
 
 class PackedContext:
-    """Causal attention inside each document.
+    """Attention inside each document, numbered as the family numbers a sequence of its own.
+
+    Attributes:
+        positions_BT: the positions of all tokens; [B, 2, T] in families with two coordinates.
 
     Args:
+        tokens_BT: token ids.
         documents_BT: number of the document that each token belongs to; -1 is padding. Neighbours
             in a row have different numbers.
-        positions_BT: positions, counted from 0 in each document.
+        rule: how the family numbers a sequence.
     """
 
-    def __init__(self, documents_BT: Tensor, positions_BT: Tensor) -> None:
+    def __init__(self, tokens_BT: Tensor, documents_BT: Tensor, rule: SequenceRule) -> None:
         starts_M, lengths_M = _runs(documents_BT)
         self._buckets = [
-            _Bucket(starts_M[chosen], lengths_M[chosen], positions_BT.flatten())
+            _Bucket(starts_M[chosen], lengths_M[chosen], tokens_BT.flatten(), rule)
             for chosen in _by_length(lengths_M)
         ]
         self._restore_N = _inverse(self._buckets, documents_BT.numel())
+        positions_NC = torch.cat([bucket.flat_positions() for bucket in self._buckets])
+        self.positions_BT = _as_rows(positions_NC[self._restore_N], tokens_BT.shape)
 
     def attend(
         self, layer: AttentionLayer, q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor
@@ -44,7 +52,9 @@ class PackedContext:
 class _Bucket:
     """Documents that are padded to one length, and where their tokens are in the flat batch."""
 
-    def __init__(self, starts_M: Tensor, lengths_M: Tensor, positions_N: Tensor) -> None:
+    def __init__(
+        self, starts_M: Tensor, lengths_M: Tensor, tokens_N: Tensor, rule: SequenceRule
+    ) -> None:
         # Kernels are prepared once per shape, so shapes are rounded up to a few.
         starts_M, lengths_M = _with_empty(starts_M), _with_empty(lengths_M)
         step_L = torch.arange(_rounded(int(lengths_M.max()), LENGTH_STEP), device=starts_M.device)
@@ -52,8 +62,17 @@ class _Bucket:
         # Padding repeats the last token, which keeps every index inside the batch.
         last_M1 = (lengths_M[:, None] - 1).clamp(min=0)
         self.index_ML = starts_M[:, None] + torch.minimum(step_L, last_M1)
-        positions_ML = positions_N[self.index_ML]
-        self._dense = DenseContext(None, positions_ML, positions_ML)
+        numbering = rule.number(tokens_N[self.index_ML], self.real_ML)
+        self._positions_ML = numbering.positions_BT
+        # Padding is behind what attends, so only a prefix needs an explicit mask.
+        self._dense = padded_context(None, self._positions_ML, numbering.prefix_end_B)
+
+    def flat_positions(self) -> Tensor:
+        """Return the positions of all tokens, padding included, [M * L, coordinates]."""
+        positions = self._positions_ML
+        if positions.ndim == 2:
+            return positions.reshape(-1, 1)
+        return positions.transpose(1, 2).flatten(0, 1)
 
     def attend(self, layer: AttentionLayer, q_NHd: Tensor, k_NKd: Tensor, v_NKd: Tensor) -> Tensor:
         """Return the attended values of all documents, padding included, [M * L, H, d]."""
@@ -72,6 +91,12 @@ def _with_empty(values_M: Tensor) -> Tensor:
 
 def _rounded(number: int, step: int) -> int:
     return -(-number // step) * step
+
+
+def _as_rows(positions_NC: Tensor, shape: torch.Size) -> Tensor:
+    """Return flat positions as [B, T], or [B, 2, T] where there are two coordinates."""
+    rows: Tensor = positions_NC.unflatten(0, shape)
+    return rows[..., 0] if rows.shape[-1] == 1 else rows.transpose(1, 2)
 
 
 def _runs(documents_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,19 @@ import torch
 from torch import Tensor
 
 from danlu.errors import ShapeError
+from danlu.nn.rope_scaling import RopeScaling
 
 
-class Rotation(Protocol):
-    """What happens to query and key heads before they meet."""
+class Rotation:
+    """What happens to query and key heads before they meet; this one does nothing."""
 
     def __call__(self, heads_BTHd: Tensor) -> Tensor:
         """Return the heads moved to their positions; shape and dtype are kept."""
+        return heads_BTHd
+
+    def scale_queries(self, q_BTHd: Tensor) -> Tensor:
+        """Return rotated queries scaled by their position, in schemes that do so."""
+        return q_BTHd
 
 
 class PositionScheme(Protocol):
@@ -30,13 +36,24 @@ class PositionScheme(Protocol):
         """Return one linear-bias slope per query head, or None."""
 
 
-def unrotated(heads_BTHd: Tensor) -> Tensor:
-    """Return the heads as they are: the rotation of schemes without one."""
-    return heads_BTHd
+class Unbiased:
+    """Scores are not biased by position: the answer of every scheme but ALiBi."""
+
+    def slopes(self, num_heads: int) -> None:
+        """Return None."""
 
 
 @dataclass(frozen=True)
-class HalfSplitRotation:
+class Unrotated(Unbiased):
+    """Heads as they are: for families whose positions are in the embedding."""
+
+    def rotation(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:
+        """Return the rotation that does nothing."""
+        return Rotation()
+
+
+@dataclass(frozen=True)
+class HalfSplitRotation(Rotation):
     """Pairs (i, i + rotary/2): x * cos + swapped x * signed sin, over the first `rotary` dims."""
 
     cos_BT1r: Tensor
@@ -56,7 +73,7 @@ class HalfSplitRotation:
 
 
 @dataclass(frozen=True)
-class InterleavedRotation:
+class InterleavedRotation(Rotation):
     """Pairs (2i, 2i + 1), over the first `rotary` dims of each head."""
 
     cos_BT1p: Tensor  # one value per pair
@@ -77,7 +94,7 @@ class InterleavedRotation:
 
 
 @dataclass(frozen=True)
-class Rope:
+class Rope(Unbiased):
     """Rotary position embedding (arXiv:2104.09864, sec. 3.4).
 
     Angles are computed in float32 and only then cast to the dtype of the heads: bfloat16 angles
@@ -87,13 +104,13 @@ class Rope:
         rotary_dim: leading dims of each head that are rotated.
         theta: base of the geometric series of wavelengths.
         interleaved: pairs are neighbours (ChatGLM) instead of half a head apart (Llama).
-        position_scale: positions are divided by this ("linear" scaling of long-context variants).
+        scaling: how long-context variants bend the frequencies.
     """
 
     rotary_dim: int
     theta: float = 10000.0
     interleaved: bool = False
-    position_scale: float = 1.0
+    scaling: RopeScaling = RopeScaling()
 
     def __post_init__(self) -> None:
         if self.rotary_dim % 2:
@@ -104,18 +121,35 @@ class Rope:
 
     def rotation(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:
         """Return the rotation by `positions_BT` (any leading shape)."""
-        exponents = torch.arange(0, self.rotary_dim, 2, device=positions_BT.device).float()
-        frequencies = self.theta ** (-exponents / self.rotary_dim)
-        angles_BT1p = (positions_BT.float() / self.position_scale)[..., None, None] * frequencies
-        cos, sin = angles_BT1p.cos(), angles_BT1p.sin()
-        if self.interleaved:
-            return InterleavedRotation(cos.to(dtype), sin.to(dtype))
-        return HalfSplitRotation(
-            torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
-        )
+        frequencies = self.scaling.frequencies(self.rotary_dim, self.theta, positions_BT.device)
+        angles = positions_BT.float()[..., None] * frequencies
+        turn = interleaved_rotation if self.interleaved else half_split_rotation
+        return turn(angles, dtype, self.scaling.magnitude)
 
-    def slopes(self, num_heads: int) -> None:
-        """Return None: scores are not biased."""
+
+def half_split_rotation(
+    angles_BTp: Tensor, dtype: torch.dtype, magnitude: float = 1.0
+) -> HalfSplitRotation:
+    """Return the rotation of pairs half a head apart by `angles_BTp`, one angle per pair."""
+    cos, sin = _cos_sin(angles_BTp, magnitude)
+    return HalfSplitRotation(
+        torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+    )
+
+
+def interleaved_rotation(
+    angles_BTp: Tensor, dtype: torch.dtype, magnitude: float = 1.0
+) -> InterleavedRotation:
+    """Return the rotation of neighbouring pairs by `angles_BTp`, one angle per pair."""
+    cos, sin = _cos_sin(angles_BTp, magnitude)
+    return InterleavedRotation(cos.to(dtype), sin.to(dtype))
+
+
+def _cos_sin(angles_BTp: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
+    angles_BT1p = angles_BTp[..., None, :]
+    if magnitude == 1.0:
+        return angles_BT1p.cos(), angles_BT1p.sin()
+    return angles_BT1p.cos() * magnitude, angles_BT1p.sin() * magnitude
 
 
 @dataclass(frozen=True)
@@ -124,7 +158,7 @@ class Alibi:
 
     def rotation(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:
         """Return the rotation that does nothing."""
-        return unrotated
+        return Rotation()
 
     def slopes(self, num_heads: int) -> tuple[float, ...]:
         """Return the paper's slopes; extra heads take the odd steps of the doubled series."""

@@ -28,6 +28,6 @@ class CausalLM:
 
     def loss(self, model: Decoder, batch: Batch) -> tuple[Tensor, int]:
         """Return the summed cross-entropy in nats and the number of targets."""
-        attn = PackedContext(batch.documents_BT, batch.positions_BT)
-        hidden_BTD = model.model(batch.tokens_BT, batch.positions_BT, attn)
+        attn = PackedContext(batch.tokens_BT, batch.documents_BT, model.config.sequence_rule)
+        hidden_BTD = model.model(batch.tokens_BT, attn.positions_BT, attn)
         return head_loss(model, hidden_BTD, batch.targets_BT), batch.num_targets

@@ -10,8 +10,8 @@ from typing import Any
 
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Family, RawConfig
-from danlu.models.rope_config import read_rope
 from danlu.models.reexpressing import unchanged
+from danlu.models.rope_config import read_rope
 from danlu.nn.mlp import GatedMLP
 from danlu.nn.norms import RMSNorm
 from danlu.weights.rules import Ignore, Rule
