@@ -29,6 +29,7 @@ COMMANDS = (
     Entry("finetune", TRAIN, "Teach a model conversations, with LoRA or whole."),
     Entry("merge", TRANSFORM, "Merge an adapter into its base; show that nothing moved."),
     Entry("quantize", TRANSFORM, "Fewer bits per weight; show what that costs."),
+    Entry("export", TRANSFORM, "A model for transformers, vLLM or llama.cpp; show it is the same."),
     Entry("compare", TRANSFORM, "KL, top-1 agreement and perplexity between two models."),
     Entry("eval", TRANSFORM, "Exact-match accuracy on instructions, perplexity on text."),
     Entry("generate", USE, "Continue a text, or answer one message."),
