@@ -8,7 +8,7 @@ training by the `tokenizers` library, which is deterministic.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from danlu.errors import DataError, TokenizerError
 from danlu.progress import Progress, Silent, working
 from danlu.tokenizer.base import Tokenizer
-from danlu.tokenizer.formats import find_format
+from danlu.tokenizer.formats import format_for
 from danlu.tokenizer.kinds.tokenizer_json import TokenizerJson
 from danlu.tokenizer.model import TokenizerFolder
 from danlu.tokenizer.special import TokenizerSettings
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 CONTROL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
-SMALLEST_VOCABULARY = 256 + len(CONTROL_TOKENS)
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,6 +39,7 @@ def train_bpe(
     chat_format: str = "chatml",
     progress: Progress | None = None,
     max_token_bytes: int = 16,
+    control: Sequence[str] = (),
 ) -> Tokenizer:
     """Train a tokenizer on `texts`; the same texts give the same tokenizer.
 
@@ -50,23 +50,25 @@ def train_bpe(
     Args:
         texts: the corpus; read once.
         vocab_size: tokens wanted, control tokens and the 256 bytes included.
-        chat_format: built-in chat format whose template is saved with the tokenizer.
+        chat_format: built-in chat format, or template file, saved with the tokenizer.
         progress: told how many characters were read.
         max_token_bytes: longest token; keeps whole phrases of a repetitive corpus, Chinese above
             all, from becoming single tokens.
+        control: further control tokens, ids 3, 4, ...
 
     Raises:
         TokenizerError: if `vocab_size` is too small, or the format needs other control tokens.
         DataError: if there is no text.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
+    controls = _all_controls(control)
+    if vocab_size < 256 + len(controls):
         raise TokenizerError(
-            f"vocab_size is {vocab_size}; expected at least {SMALLEST_VOCABULARY}: "
-            f"256 bytes and {len(CONTROL_TOKENS)} control tokens."
+            f"vocab_size is {vocab_size}; expected at least {256 + len(controls)}: "
+            f"256 bytes and {len(controls)} control tokens."
         )
-    template = find_format(chat_format).template
-    backend = _train(texts, vocab_size, max_token_bytes, progress or Silent())
-    settings = _settings(template)
+    template = _template_of(chat_format)
+    backend = _train(texts, vocab_size, max_token_bytes, controls, progress or Silent())
+    settings = _settings(template, controls)
     folder = TokenizerFolder(Path("."), settings, None)
     tokenizer = Tokenizer(TokenizerJson(json.loads(backend.to_str()), folder), settings)
     tokenizer.stop_ids()  # raises if the format needs control tokens that are not there
@@ -79,7 +81,29 @@ def train_bpe(
     return tokenizer
 
 
-def _settings(template: str | None) -> TokenizerSettings:
+def _all_controls(further: Sequence[str]) -> list[str]:
+    """Return every control token, the three that are always there first."""
+    controls = [*CONTROL_TOKENS, *further]
+    wrong = [text for text in controls if not text.strip() or controls.count(text) > 1]
+    if wrong:
+        raise TokenizerError(
+            f"These control tokens are empty, or there already: {sorted(set(wrong))}. "
+            f"Expected others than {', '.join(CONTROL_TOKENS)}, each once."
+        )
+    return controls
+
+
+def _template_of(chat_format: str) -> str:
+    template = format_for(chat_format).template
+    if template is None:
+        raise TokenizerError(
+            f"The chat format {chat_format!r} has no Jinja template, so it cannot be saved with "
+            "the tokenizer. Train with another, and pass this one as format= where it is needed."
+        )
+    return template
+
+
+def _settings(template: str, controls: Sequence[str]) -> TokenizerSettings:
     return TokenizerSettings(
         config={
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -87,14 +111,18 @@ def _settings(template: str | None) -> TokenizerSettings:
             "clean_up_tokenization_spaces": False,
         },
         named={"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT},
-        additional=CONTROL_TOKENS[1:],
+        additional=tuple(controls[1:]),
         template=template,
         origin="the trained tokenizer",
     )
 
 
 def _train(
-    texts: Iterable[str], vocab_size: int, max_token_bytes: int, progress: Progress
+    texts: Iterable[str],
+    vocab_size: int,
+    max_token_bytes: int,
+    controls: Sequence[str],
+    progress: Progress,
 ) -> Backend:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -107,7 +135,7 @@ def _train(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=list(CONTROL_TOKENS),
+        special_tokens=list(controls),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=max_token_bytes,
         show_progress=False,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.commands.compression import compare_token_counts
 from danlu.commands.finetune import run_finetune
 from danlu.commands.manifest import write_manifest
 from danlu.commands.merge import merge
 from danlu.commands.pretrain import run_pretrain
 from danlu.commands.quantize import quantize
-from danlu.commands.tokenizer import compare_token_counts, train_tokenizer
+from danlu.commands.tokenizer import train_tokenizer
 from danlu.commands.tour.evaluation import evaluate_models, models_of
 from danlu.commands.tour.material import write_material
 from danlu.commands.tour.options import TourOptions
@@ -75,8 +76,15 @@ def make_tokenizer(tour: Tour) -> tuple[str, Facts]:
     report = train_tokenizer(
         [files.corpus], paths.tokenizer, tour.plan.vocab_size, progress=tour.progress
     )
-    table = compare_token_counts([paths.tokenizer], [files.held_out], [files.code])
-    rows = [[row[0], *row[2:]] for row in table.rows()]
+    kinds = compare_token_counts([paths.tokenizer], [files.held_out, f"code={files.code}"]).kinds
+    rows = [
+        [
+            kind.kind,
+            f"{kind.bytes_per_document:,.1f}",
+            *(f"{count:,.1f}" for count in kind.tokens_per_document.values()),
+        ]
+        for kind in kinds
+    ]
     counts = ", ".join(f"{kind} {tokens} (bytes: {in_bytes})" for kind, in_bytes, tokens in rows)
     proof = f"{report.vocab_size:,} tokens; tokens per document: {counts}"
     return proof, {**report.as_dict(), "table": rows}
