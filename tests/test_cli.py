@@ -47,7 +47,7 @@ def test_help_of_a_command_imports_no_torch_and_teaches(name: str) -> None:
 
 def test_the_table_lists_each_command_once_and_each_has_its_file() -> None:
     names = [entry.name for entry in COMMANDS]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) > 12
     for name in names:
         module = import_module(f"danlu.cli.{name}")
         assert hasattr(module, "command") != hasattr(module, "app")

@@ -34,6 +34,7 @@ COMMANDS = (
     Entry("eval", TRANSFORM, "Exact-match accuracy on instructions, perplexity on text."),
     Entry("generate", USE, "Continue a text, or answer one message."),
     Entry("chat", USE, "Talk with a model in the terminal."),
-    Entry("info", USE, "What a folder holds: family, sizes, memory, tokenizer."),
-    Entry("models", USE, "The model families that Danlu opens."),
+    Entry("download", USE, "Fetch a model from Hugging Face or ModelScope, verified."),
+    Entry("info", USE, "What a folder holds: family, sizes, memory, what is missing."),
+    Entry("models", USE, "The model families, and what works with each."),
 )

@@ -3,10 +3,12 @@
 Rich leaves out colours where they are not wanted (NO_COLOR, a pipe, a dumb terminal).
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -69,3 +71,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str
 def is_interactive() -> bool:
     """Return whether a person sits at both ends: input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """Print a value as readable JSON to stdout, for other programs."""
+    results().print(json.dumps(value, indent=2, ensure_ascii=False), markup=False, highlight=False)
