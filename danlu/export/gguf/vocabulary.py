@@ -1,0 +1,165 @@
+"""A tokenizer as GGUF keys: tokens, types, scores or merges, control ids, chat template.
+
+llama.cpp has its own tokenizers: byte-level BPE, with the pre-tokenizer chosen by name, and
+sentencepiece BPE by scores. What they do not do (normalise text, put several tokens in front) is
+said in the notes; a vocabulary that they would read differently is refused.
+
+Source: src/llama-vocab.cpp of llama.cpp (llama-cpp-python 0.3.36).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from danlu.errors import ExportError
+from danlu.export.gguf import byte_level, sentence_pieces
+from danlu.export.gguf.architecture import Value
+from danlu.export.gguf.words import Words
+from danlu.tokenizer import Tokenizer
+
+
+class TokenType(IntEnum):
+    """GGUF's kinds of tokens."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the file says of the tokenizer.
+
+    Attributes:
+        metadata: the keys.
+        summary: what was written, in words.
+        notes: where llama.cpp's tokenizer differs.
+    """
+
+    metadata: Mapping[str, Value]
+    summary: str
+    notes: tuple[str, ...] = field(default=())
+
+
+NO_VOCABULARY = Vocabulary(
+    {"tokenizer.ggml.model": "none"},
+    "none: the source has no tokenizer, so llama.cpp takes token ids only",
+)
+
+
+def vocabulary(tokenizer: Tokenizer | None, num_rows: int) -> Vocabulary:
+    """Return the keys for a model whose embedding has `num_rows` rows.
+
+    Raises:
+        ExportError: if llama.cpp has no tokenizer that gives the same ids, with the reason.
+    """
+    if tokenizer is None:
+        return NO_VOCABULARY
+    if tokenizer.vocab_size > num_rows:
+        raise ExportError(
+            f"The tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
+            f"{num_rows} rows. Expected a row for every id; is this tokenizer of another model?"
+        )
+    words = _words(tokenizer)
+    tokens, types = _padded(tokenizer, words, num_rows)
+    scores = [*words.scores, *[0.0] * (num_rows - len(words.scores))] if words.scores else []
+    lists: dict[str, Value] = {
+        "tokens": tokens,
+        "token_type": types,
+        "scores": scores,
+        "merges": words.merges,
+    }
+    metadata: dict[str, Value] = {
+        "tokenizer.ggml.model": words.model,
+        "tokenizer.ggml.pre": words.pre,
+        **{f"tokenizer.ggml.{name}": values for name, values in lists.items() if values},
+        **_control_ids(tokenizer),
+    }
+    if words.space_prefix is not None:
+        metadata["tokenizer.ggml.add_space_prefix"] = words.space_prefix
+    if template := tokenizer.settings.templates().get("default"):
+        metadata["tokenizer.chat_template"] = template
+    summary = f"{words.model} ({words.pre}), {tokenizer.vocab_size:,} tokens"
+    return Vocabulary(metadata, summary, (*words.notes, *_prefix_notes(tokenizer)))
+
+
+def _words(tokenizer: Tokenizer) -> Words:
+    pieces = sentence_pieces.read_pieces(tokenizer)
+    if pieces is not None:
+        return pieces
+    document = tokenizer.model.tokenizer_json()
+    if document is None:
+        raise ExportError(
+            "This tokenizer cannot be said as a tokenizer.json, nor as sentencepiece BPE, so "
+            "llama.cpp has nothing that gives the same ids. Export with --no-tokenizer "
+            "to get a GGUF file that takes token ids."
+        )
+    if sentence_pieces.is_said_by(document):
+        return sentence_pieces.from_document(document)
+    return byte_level.from_document(document, has_bos=tokenizer.bos_id is not None)
+
+
+def _padded(tokenizer: Tokenizer, words: Words, num_rows: int) -> tuple[list[str], list[int]]:
+    """Return a token and its type for every row; llama.cpp wants each text only once."""
+    tokens, types = [f"[PAD{i}]" for i in range(num_rows)], [int(TokenType.UNUSED)] * num_rows
+    for i, text in words.tokens.items():
+        tokens[i], types[i] = text, TokenType[words.types.get(i, "NORMAL")].value
+    for added in tokenizer.model.added:
+        tokens[added.token_id] = added.text
+        types[added.token_id] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+    for text, i in tokenizer.special_tokens.items():
+        tokens[i], types[i] = text, TokenType.CONTROL
+    for i, kind in words.types.items():
+        if kind == "UNKNOWN":
+            types[i] = TokenType.UNKNOWN
+    return _unique(tokens, types), [int(kind) for kind in types]
+
+
+def _unique(tokens: list[str], types: list[int]) -> list[str]:
+    """Rename what appears again: two ids of one text would stop llama.cpp."""
+    seen: set[str] = set()
+    for i, text in enumerate(tokens):
+        if text in seen or not text:
+            tokens[i], types[i] = f"[UNUSED{i}]", TokenType.UNUSED
+        seen.add(tokens[i])
+    return tokens
+
+
+def _control_ids(tokenizer: Tokenizer) -> dict[str, Value]:
+    ids = {
+        "bos": tokenizer.bos_id,
+        "eos": tokenizer.eos_id,
+        "eot": _end_of_turn(tokenizer),
+        "padding": tokenizer.pad_id,
+        "unknown": _id_of(tokenizer, "unk_token"),
+    }
+    return {
+        **{f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None},
+        "tokenizer.ggml.add_bos_token": _adds_bos(tokenizer),
+        "tokenizer.ggml.add_eos_token": False,
+    }
+
+
+def _end_of_turn(tokenizer: Tokenizer) -> int | None:
+    others = [i for i in tokenizer.stop_ids() if i != tokenizer.eos_id]
+    return others[0] if others else None
+
+
+def _id_of(tokenizer: Tokenizer, name: str) -> int | None:
+    text = tokenizer.named.get(name)
+    return None if text is None else tokenizer.special_tokens.get(text)
+
+
+def _adds_bos(tokenizer: Tokenizer) -> bool:
+    return tokenizer.bos_id is not None and tokenizer.prompt_prefix() == [tokenizer.bos_id]
+
+
+def _prefix_notes(tokenizer: Tokenizer) -> Sequence[str]:
+    prefix = tokenizer.prompt_prefix()
+    if not prefix or _adds_bos(tokenizer):
+        return ()
+    texts = " ".join(tokenizer.control_texts.get(i, str(i)) for i in prefix)
+    return (f"llama.cpp puts nothing in front of a raw prompt; this model wants {texts} there",)
