@@ -5,10 +5,11 @@ from pathlib import Path
 
 from danlu.commands.manifest import write_manifest
 from danlu.engine.placement import DTYPES
-from danlu.errors import ConfigError, OutputError, did_you_mean
+from danlu.errors import ConfigError, OutputError, TokenizerError, did_you_mean
 from danlu.export.source import open_source
 from danlu.export.target import ExportOptions, ExportReport, Target
 from danlu.export.targets import find_target
+from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer, load_tokenizer
 from danlu.tokenizer.kinds import kinds
@@ -52,7 +53,7 @@ def export(
     _refuse_existing(out)
     decoder = open_source(model, adapter, family)
     assert decoder.published is not None
-    tokenizer = _tokenizer(Path(model), decoder.published.family) if with_tokenizer else None
+    tokenizer = _tokenizer(Path(model), decoder) if with_tokenizer else None
     report = target.write(decoder, tokenizer, out, options, progress or Silent())
     if out.is_dir():
         parents = {"model": str(model), **({"adapter": str(adapter)} if adapter else {})}
@@ -116,9 +117,17 @@ def _refuse_existing(out: Path) -> None:
         )
 
 
-def _tokenizer(folder: Path, family: str) -> Tokenizer | None:
+def _tokenizer(folder: Path, decoder: Decoder) -> Tokenizer | None:
     """Return the tokenizer in a folder; None if no file of one is there (a broken one raises)."""
+    assert decoder.published is not None
     names = {name for kind in kinds() for name in kind.FILES}
     if not any((folder / name).is_file() for name in names):
         return None
-    return load_tokenizer(folder, family)
+    tokenizer = load_tokenizer(folder, decoder.published.family)
+    if tokenizer.vocab_size > decoder.config.vocab_size:
+        raise TokenizerError(
+            f"The tokenizer in '{folder}' has {tokenizer.vocab_size} tokens, but the model's "
+            f"embedding has {decoder.config.vocab_size} rows. Expected a row for every token: put "
+            "the model's own tokenizer there, or export with --no-tokenizer."
+        )
+    return tokenizer

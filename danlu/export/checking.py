@@ -13,8 +13,7 @@ from danlu.models.decoder import Decoder
 
 ROWS = 3
 MAX_TOKENS = 48  # of a row
-BOUND = 1e-4  # when no number was rounded
-ROUNDING_STEPS = 8  # of the stored dtype, when some were
+BOUND = 1e-4
 
 
 def random_rows(vocab_size: int, max_seq_len: int) -> Tensor:
@@ -32,30 +31,33 @@ def float32_logits(decoder: Decoder, tokens_BT: Tensor) -> Tensor:
     return logits_BTV.float().cpu()
 
 
+def difference(a_BTV: Tensor, b_BTV: Tensor) -> float:
+    """Return the largest absolute difference over max(1, largest absolute value of `a_BTV`)."""
+    return float((a_BTV - b_BTV).abs().max()) / max(1.0, float(a_BTV.abs().max()))
+
+
 def check_logits(
-    expected_BTV: Tensor, found_BTV: Tensor, rounded_to: torch.dtype | None, where: str
+    source_BTV: Tensor, rounded_BTV: Tensor, written_BTV: Tensor, where: str
 ) -> LogitCheck:
-    """Return how far two models are apart.
+    """Return how far the written model is from its source.
 
     Args:
-        expected_BTV: of the source.
-        found_BTV: of what was written.
-        rounded_to: the dtype some weights were rounded to when they were written; None: all were
-            written as they are, and the bound is 1e-4.
+        source_BTV: logits of the source.
+        rounded_BTV: of the source with its weights rounded as they are stored.
+        written_BTV: of what was written.
         where: what was written, for the error.
 
     Raises:
-        ExportError: if the difference is beyond the bound.
+        ExportError: if the written model is not the rounded source.
     """
-    scale = max(1.0, float(expected_BTV.abs().max()))
-    difference = float((expected_BTV - found_BTV).abs().max()) / scale
-    steps = ROUNDING_STEPS * torch.finfo(rounded_to).eps if rounded_to else 0.0
-    check = LogitCheck(difference, max(BOUND, steps), expected_BTV[..., 0].numel())
-    if not difference <= check.bound:  # NaN fails too
+    found = difference(rounded_BTV, written_BTV)
+    tokens = source_BTV[..., 0].numel()
+    check = LogitCheck(found, BOUND, tokens, difference(source_BTV, rounded_BTV))
+    if not found <= BOUND:  # NaN fails too
         raise ExportError(
             f"What was written to '{where}' does not compute what its source does: "
-            f"{check.summary()}. Nothing was kept. Store it in float32 (--dtype float32) if it was "
-            "rounded; otherwise the source's config.json does not describe its weights."
+            f"{check.summary()}. Nothing was kept. Expected the same logits: see whether the "
+            "source's config.json describes its weights, and whether these are finite numbers."
         )
     return check
 

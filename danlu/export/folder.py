@@ -5,20 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.errors import ExportError
 from danlu.export.checking import check_logits, float32_logits, random_rows
 from danlu.export.dense import DenseState
 from danlu.export.generation import generation_config, token_ids
-from danlu.export.source import exact_dtype, has_quantized_layers, stored_dtypes, widest
-from danlu.export.target import ExportOptions, ExportReport, LogitCheck
+from danlu.export.source import has_quantized_layers, open_source, stored_dtypes, widest
+from danlu.export.target import ExportOptions, ExportReport
 from danlu.export.tokenizing import write_tokenizer
 from danlu.files import atomic_folder, write_json
-from danlu.loading import decoder_from_config, load_decoder
+from danlu.loading import decoder_from_config
+from danlu.loading.building import dense
 from danlu.loading.layout import HEAD, published_layout
 from danlu.models.decoder import Decoder
 from danlu.models.family import Reexpressed
+from danlu.nn.linear import LinearLike
 from danlu.progress import Progress, working
 from danlu.tokenizer import Tokenizer
 from danlu.weights.rules import Entry
@@ -60,7 +62,8 @@ def write_folder(
         notes.append("the quantized layers are written as the numbers they stand for")
     with atomic_folder(out) as folder, working(progress, "export", 4):
         tensors = PublishedTensors(decoder, reexpressed, DTYPES.get(options.dtype or ""))
-        expected = float32_logits(decoder, _rows(decoder, tensors.layout_of))
+        rows = _rows(decoder, tensors.layout_of)
+        source = rounded = float32_logits(decoder, rows)
         progress.advance(1, "computed what to expect")
         write_weights(folder, tensors, options.max_shard_bytes)
         dtype = widest(tensors.dtypes.values())
@@ -69,9 +72,13 @@ def write_folder(
         write_json(folder / "generation_config.json", generation_config(decoder, tokenizer))
         about_tokenizer = write_tokenizer(tokenizer, folder, notes)
         progress.advance(1, "written")
+        if tensors.were_rounded:
+            tensors.put_into(decoder)
+            rounded = float32_logits(decoder, rows)
         tensors.release()
         decoder.to("meta")
-        check = _check(folder, reexpressed.family, expected, tensors.rounded_to, out)
+        written = open_source(folder, family=reexpressed.family)
+        check = check_logits(source, rounded, float32_logits(written, rows), str(out))
         progress.advance(2, "compared")
         return ExportReport(
             target=target,
@@ -97,7 +104,7 @@ class PublishedTensors(Mapping[str, Tensor]):
     Attributes:
         layout_of: the decoder without weights whose layout is written.
         dtypes: of each tensor.
-        rounded_to: the dtype that some numbers were rounded to by those read so far, or None.
+        were_rounded: whether some numbers were, of the tensors asked for so far.
 
     Raises:
         ExportError: if the other architecture has other parameters than the source.
@@ -117,7 +124,7 @@ class PublishedTensors(Mapping[str, Tensor]):
             name: dtype or widest(stored.get(ours, decoder.dtype) for ours in entry.ours)
             for name, entry in self._entries.items()
         }
-        self.rounded_to: torch.dtype | None = None
+        self.were_rounded = False
 
     def _check_names(self, family: str) -> None:
         wanted = {ours for entry in self._entries.values() for ours in entry.ours}
@@ -134,8 +141,7 @@ class PublishedTensors(Mapping[str, Tensor]):
         entry: Entry = self._entries[name]
         exact = entry.save({ours: self._state[ours] for ours in entry.ours})
         stored = exact.to(self.dtypes[name])
-        if stored.dtype != exact.dtype and not torch.equal(stored.to(exact.dtype), exact):
-            self.rounded_to = widest({self.rounded_to or stored.dtype, stored.dtype})
+        self.were_rounded |= not torch.equal(stored.to(exact.dtype), exact)
         return stored
 
     def __iter__(self) -> Iterator[str]:
@@ -146,6 +152,20 @@ class PublishedTensors(Mapping[str, Tensor]):
         """Return how many there are."""
         return len(self._entries)
 
+    def put_into(self, decoder: Decoder) -> None:
+        """Give the source the numbers as they are stored; its layers become dense."""
+        for name, entry in self._entries.items():
+            for ours, part in entry.load(self[name]).items():
+                owner, _, leaf = ours.rpartition(".")
+                module = decoder.get_submodule(owner)
+                if leaf == "weight" and isinstance(module, LinearLike):
+                    bias = module.bias_or_none()
+                    parameter = None if bias is None else nn.Parameter(bias.detach())
+                    decoder.replace_linear(owner, dense(owner, part, parameter))
+                else:
+                    module.register_parameter(leaf, nn.Parameter(part))
+        decoder.tie_head()
+
     def release(self) -> None:
         """Let the source's weights go."""
         self._state = {}
@@ -154,14 +174,6 @@ class PublishedTensors(Mapping[str, Tensor]):
 def _rows(source: Decoder, other: Decoder) -> Tensor:
     length = min(source.config.max_seq_len, other.config.max_seq_len)
     return random_rows(source.config.vocab_size, length)
-
-
-def _check(
-    folder: Path, family: str, expected: Tensor, rounded_to: torch.dtype | None, out: Path
-) -> LogitCheck:
-    written = load_decoder(folder, dtype=exact_dtype(folder), family=family)
-    tokens = random_rows(written.config.vocab_size, expected.shape[1])
-    return check_logits(expected, float32_logits(written, tokens), rounded_to, str(out))
 
 
 def _config(

@@ -33,17 +33,21 @@ class LogitCheck:
         difference: largest absolute difference over max(1, largest absolute logit).
         bound: what is allowed.
         num_tokens: random tokens compared.
+        rounding: how far rounding the weights to the stored dtype moved the logits; `difference` is
+            then what is left besides.
     """
 
     difference: float
     bound: float
     num_tokens: int
+    rounding: float = 0.0
 
     def summary(self) -> str:
         """Return the figures as one line."""
+        moved = f"; rounding the weights moved them by {self.rounding:.1e}" if self.rounding else ""
         return (
             f"logits differ by {self.difference:.1e} at most (allowed: {self.bound:.0e}), "
-            f"over {self.num_tokens} random tokens"
+            f"over {self.num_tokens} random tokens{moved}"
         )
 
 

@@ -1,0 +1,132 @@
+"""`--to transformers`: stock transformers opens every exported family and computes the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import assert_close, expected, golden, tiny_decoder
+from torch import Tensor
+
+from danlu.commands.export import export
+from danlu.errors import ExportError
+from danlu.export.dense import DenseState
+from danlu.loading import load_decoder, save_decoder
+from danlu.models import discover
+
+transformers = pytest.importorskip("transformers")
+
+BECOMES = {
+    "aquila": "LlamaForCausalLM",
+    "aquila2": "LlamaForCausalLM",
+    "baichuan-7b": "LlamaForCausalLM",
+    "baichuan2-7b": "LlamaForCausalLM",
+    "bloom": "BloomForCausalLM",
+    "chatglm2-6b": "GlmForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "glm4-0414": "Glm4ForCausalLM",
+    "glm4-hf": "GlmForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "llama2": "LlamaForCausalLM",
+    "llama3": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "opt": "OPTForCausalLM",
+    "opt-350m": "OPTForCausalLM",
+    "qwen": "Qwen2ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+REFUSED = {
+    "baichuan-13b": "ALiBi",
+    "baichuan2-13b": "ALiBi",
+    "chatglm-6b": "prefix",
+    "glm-10b": "prefix",
+}
+LIVING = sorted(name for name, family in discover().items() if "transformers" in family.exports)
+
+
+def stock(folder: Path) -> Any:
+    """The folder as stock transformers opens it: no remote code, nothing missing or left over."""
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
+
+
+@torch.inference_mode()
+def greedy(model: Any, prompt: Tensor, count: int) -> Tensor:
+    """The most likely continuation through the other tool's own cache."""
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=-1,
+        pad_token_id=0,
+    )
+    return out[:, prompt.shape[1] :]
+
+
+def test_every_golden_family_is_exported_or_refused() -> None:
+    found = {folder.name for folder in golden("qwen").parent.iterdir() if folder.is_dir()}
+    assert found == BECOMES.keys() | REFUSED.keys()
+    assert len(found) == 24
+
+
+@pytest.mark.parametrize("name", BECOMES)
+def test_stock_transformers_gives_the_golden_logits(name: str, tmp_path: Path) -> None:
+    report = export(golden(name), tmp_path / "out")
+    assert report.architecture == BECOMES[name]
+    assert report.check is not None
+    assert report.check.difference <= report.check.bound == 1e-4
+    wanted, model = expected(golden(name)), stock(tmp_path / "out")
+    assert type(model).__name__ == BECOMES[name]
+    given = {"attention_mask": wanted["attention_mask"]}
+    if "position_ids" in wanted and name not in ("opt", "opt-350m"):
+        given["position_ids"] = wanted["position_ids"]
+    with torch.inference_mode():
+        logits = model(input_ids=wanted["input_ids"], **given).logits
+    mask = wanted["compare_mask"].bool()
+    assert_close(logits[mask], wanted["logits"][mask])
+    assert torch.equal(greedy(model, wanted["prompt_ids"], 8), wanted["greedy_ids"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exported_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=REFUSED[name]) as error:
+        export(golden(name), tmp_path / "out")
+    assert "Expected one of these families: aquila" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", LIVING)
+@pytest.mark.parametrize(("seed", "dtype"), [(3, torch.float32), (4, torch.bfloat16)])
+def test_other_weights_and_a_stored_dtype(
+    family: str, seed: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_decoder(tiny_decoder(family, seed), tmp_path / "source", dtype)
+    report = export(tmp_path / "source", tmp_path / "out")
+    assert report.dtype == str(dtype).removeprefix("torch.")
+    decoder, model = load_decoder(tmp_path / "source"), stock(tmp_path / "out")
+    ids = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        assert_close(model(input_ids=ids).logits, decoder(ids))
+    assert stored_dtypes(tmp_path / "out") == {dtype}
+
+
+def stored_dtypes(folder: Path) -> set[torch.dtype]:
+    from safetensors.torch import load_file
+
+    files = folder.glob("*.safetensors")
+    return {tensor.dtype for file in files for tensor in load_file(file).values()}
+
+
+def test_dense_state_gives_what_each_layer_multiplies_by() -> None:
+    decoder = tiny_decoder("llama")
+    state = DenseState(decoder)
+    assert set(state) == set(dict(decoder.named_parameters()))
+    assert len(state) == len(set(state))
+    assert state["lm_head.weight"].data_ptr() == decoder.lm_head.dense_weight().data_ptr()
