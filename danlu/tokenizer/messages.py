@@ -75,16 +75,29 @@ def role_of(message: Message) -> object:
 
 def taking_turns(chat: ChatInput) -> list[str]:
     """Return what is wrong for a format of questions and answers that a question must end."""
-    problems = alternating(chat)
-    turns = [role for role in map(role_of, chat.messages) if role in ("user", "assistant")]
-    if turns and turns[0] == "assistant":
-        problems.append("the first turn is the assistant's; expected the user's")
-    if chat.add_generation_prompt and turns and turns[-1] == "assistant":
-        problems.append(
+    return [*alternating(chat), *begins_with_user(chat), *ends_with_user(chat)]
+
+
+def begins_with_user(chat: ChatInput) -> list[str]:
+    """Return what is wrong where the first turn must be the user's."""
+    if _turns(chat)[:1] == ["assistant"]:
+        return ["the first turn is the assistant's; expected the user's"]
+    return []
+
+
+def ends_with_user(chat: ChatInput) -> list[str]:
+    """Return what is wrong where an answer can only be asked for with a question."""
+    if chat.add_generation_prompt and _turns(chat)[-1:] == ["assistant"]:
+        return [
             "an answer is asked for, but the last message is the assistant's; "
             "expected the user's (add_generation_prompt=False writes finished conversations)"
-        )
-    return problems
+        ]
+    return []
+
+
+def _turns(chat: ChatInput) -> list[object]:
+    roles = map(role_of, chat.messages)
+    return [role for role in roles if role in ("user", "assistant")]
 
 
 def alternating(chat: ChatInput) -> list[str]:

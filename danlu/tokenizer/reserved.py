@@ -9,7 +9,13 @@ Source: `build_chat_input` in `generation_utils.py` of Baichuan-13B-Chat and Bai
 from collections.abc import Sequence
 
 from danlu.tokenizer.chat import ChatInput, Kept, Measure, Message
-from danlu.tokenizer.messages import alternating, role_of, rounds_of, split_system
+from danlu.tokenizer.messages import (
+    alternating,
+    begins_with_user,
+    role_of,
+    rounds_of,
+    split_system,
+)
 from danlu.tokenizer.segments import Segment, SegmentFormat
 
 END = "</s>"
@@ -44,11 +50,7 @@ def _turn(message: Message, marks: dict[str, str]) -> list[Segment]:
 
 
 def _problems(chat: ChatInput) -> list[str]:
-    problems = alternating(chat)
-    _, turns = split_system(chat.messages)
-    if turns and role_of(turns[0]) == "assistant":
-        problems.append("the first turn is the assistant's; expected the user's")
-    return problems
+    return [*alternating(chat), *begins_with_user(chat)]
 
 
 def newest_rounds(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:

@@ -120,7 +120,8 @@ def layout_of(tokenizer: "Tokenizer", segments: Sequence[Segment]) -> Layout:
         elif segment.role != CONTROL:
             layout.contents.append(ContentSpan(start, end, segment.role))
         if segment.learn and end > start:
-            layout.learned.append((start, end))
+            touches = bool(layout.learned) and layout.learned[-1][1] == start
+            layout.learned.append((layout.learned.pop()[0] if touches else start, end))
         if segment.alone:
             layout.beginnings.add(start)
         start = end

@@ -1,10 +1,11 @@
-"""Built-in chat formats, one module each with a `FORMAT`, found by file name.
+"""Built-in chat formats, one module each with a `FORMAT`, found in this folder.
 
-The file `aquila_v1.py` holds the format "aquila-v1".
+The file `aquila_v1.py` holds the format "aquila-v1"; a dot in a name is written `_`, too.
 """
 
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -12,11 +13,12 @@ from typing import cast
 from danlu.errors import TokenizerError, did_you_mean
 from danlu.tokenizer.chat import ChatFormat
 from danlu.tokenizer.jinja_format import JinjaFormat
+from danlu.tokenizer.template_json import templates_in_json
 
 
 def format_names() -> list[str]:
     """Return the names of the built-in formats."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(_formats())
 
 
 def find_format(name: str) -> ChatFormat:
@@ -25,14 +27,23 @@ def find_format(name: str) -> ChatFormat:
     Raises:
         TokenizerError: if there is none of that name.
     """
-    names = format_names()
-    if name not in names:
+    formats = _formats()
+    if name not in formats:
         raise TokenizerError(
-            f"Unknown chat format {name!r}; built in are {', '.join(names)}, and a path that ends "
-            f"in .jinja names a template file.{did_you_mean(name, names)}"
+            f"Unknown chat format {name!r}; built in are {', '.join(sorted(formats))}, and a path "
+            "that ends in .jinja or .json names a template file."
+            f"{did_you_mean(name, formats)}"
         )
-    module = import_module(f"{__name__}.{name.replace('-', '_')}")
-    return cast("ChatFormat", module.FORMAT)
+    return formats[name]
+
+
+@cache
+def _formats() -> dict[str, ChatFormat]:
+    modules = [
+        import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+    ]
+    formats = [cast("ChatFormat", module.FORMAT) for module in modules]
+    return {found.name: found for found in formats}
 
 
 def format_for(name: str) -> ChatFormat:
@@ -41,15 +52,18 @@ def format_for(name: str) -> ChatFormat:
     Raises:
         TokenizerError: if it is neither.
     """
-    if not name.endswith(".jinja"):
+    if not name.endswith((".jinja", ".json")):
         return find_format(name)
-    path = Path(name)
     try:
-        return JinjaFormat({"default": path.read_text(encoding="utf-8")}, str(path))
+        text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        kind = "Jinja" if name.endswith(".jinja") else "JSON"
         raise TokenizerError(
-            f"The chat template file '{path}' cannot be read: {error}. Expected a UTF-8 Jinja file."
+            f"The chat template file '{name}' cannot be read: {error}. "
+            f"Expected a UTF-8 {kind} file."
         ) from None
+    is_json = name.endswith(".json")
+    return JinjaFormat(templates_in_json(text, name) if is_json else {"default": text}, name)
 
 
 def format_of_template(templates: Mapping[str, str]) -> ChatFormat | None:
