@@ -55,9 +55,8 @@ class Replay:
 def _batch(ids: Tensor, labels: Tensor, mask: Tensor) -> Batch:
     targets = torch.full_like(labels, IGNORE)
     targets[:, :-1] = labels[:, 1:]
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
     documents = torch.where(mask.bool(), 0, PADDING)
-    return Batch(ids, targets, documents, positions, int((targets != IGNORE).sum()))
+    return Batch(ids, targets, documents, int((targets != IGNORE).sum()))
 
 
 def start(case: Path) -> tuple[Decoder, Masters]:

@@ -105,7 +105,7 @@ def _published_update(
         for i, layer in enumerate(layers)
     ]
     stacked_A = torch.cat([layer.lora_A for layer in layers])
-    return LowRank(stacked_A, entry.arrangement.join(columns), layers[0].scale)
+    return LowRank(stacked_A, entry.arrangement.rows.join(columns), layers[0].scale)
 
 
 def _config(updates: Mapping[str, LowRank], base: str, dropout: float) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _wrap(
     """Return our adapted layers for one published layer."""
     parts = [update.lora_B]
     if len(entry.ours) > 1:
-        parts = entry.arrangement.split(update.lora_B, entry.shapes)
+        parts = entry.arrangement.rows.split(update.lora_B, entry.shapes)
     wrapped = {}
     for ours, lora_B in zip(entry.ours, parts, strict=True):
         owner = ours.removesuffix(".weight")
@@ -187,7 +187,7 @@ def _wrap(
 
 
 def _misfit(name: str, update: LowRank, entry: Entry) -> str | None:
-    outputs, inputs = entry.shape
+    outputs, inputs = entry.arrangement.rows.fused_shape(entry.shapes)
     if update.lora_A.shape[1] != inputs or update.lora_B.shape[0] != outputs:
         return (
             f"{name} adapts a [{update.lora_B.shape[0]}, {update.lora_A.shape[1]}] weight; "

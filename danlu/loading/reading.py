@@ -199,10 +199,11 @@ class WeightReader:
             self.problems.append(f"{module} lacks {', '.join(sorted(missing))}.")
             return
         weight = self.format.decode(parts, self.quantization or {})
-        if weight.codes.shape != entry.shape:
+        wanted = entry.arrangement.rows.fused_shape(entry.shapes)
+        if weight.codes.shape != wanted:
             self.problems.append(
                 f"{module} holds a {_shape(weight.codes.shape)} weight; "
-                f"config.json asks for {_shape(entry.shape)}."
+                f"config.json asks for {_shape(wanted)}."
             )
             return
         for i, ours in enumerate(entry.ours):
@@ -280,7 +281,7 @@ def _part(entry: Entry, i: int, rows: Tensor) -> Tensor:
     """Return what of `rows` (one per output of the published layer) belongs to our layer `i`."""
     if len(entry.ours) == 1:
         return rows
-    return entry.arrangement.split(rows, entry.shapes)[i].contiguous()
+    return entry.arrangement.rows.split(rows, entry.shapes)[i].contiguous()
 
 
 def _shape(shape: Size) -> str:

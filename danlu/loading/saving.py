@@ -105,9 +105,9 @@ def _joined(entry: Entry, layers: Sequence[QuantizedLinear | None]) -> Quantized
         return weights[0]
     zeros = [w.zero_points for w in weights if w.zero_points is not None]
     return QuantizedWeight(
-        entry.arrangement.join([w.codes for w in weights]),
-        entry.arrangement.join([w.scales for w in weights]),
-        entry.arrangement.join(zeros) if zeros else None,
+        entry.arrangement.rows.join([w.codes for w in weights]),
+        entry.arrangement.rows.join([w.scales for w in weights]),
+        entry.arrangement.rows.join(zeros) if zeros else None,
         weights[0].bits,
     )
 

@@ -141,6 +141,11 @@ def no_chat_format(values: Mapping[str, Any]) -> None:
     """Return None: checkpoints of this family bring their own chat template, or have none."""
 
 
+def always(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return the rule that every checkpoint of a family uses the chat format `name`."""
+    return lambda values: name
+
+
 @dataclass(frozen=True)
 class Family:
     """Everything that is particular to one family.

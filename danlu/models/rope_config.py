@@ -17,14 +17,30 @@ Parameters = Mapping[str, Any]
 
 
 def read_rope(
-    raw: RawConfig, head_dim: int, *, interleaved: bool = False, default_theta: float = 10000.0
+    raw: RawConfig,
+    head_dim: int,
+    *,
+    interleaved: bool = False,
+    theta: float = 10000.0,
+    partial: float = 1.0,
 ) -> Rope:
-    """Read both spellings: `rope_theta` + `rope_scaling`, and `rope_parameters` of 2026."""
+    """Read both spellings: `rope_theta` + `rope_scaling`, and `rope_parameters` of 2026.
+
+    Args:
+        raw: the config.json.
+        head_dim: size of a head.
+        interleaved: the family pairs neighbouring dims.
+        theta: its default base.
+        partial: its default share of each head that is rotated.
+    """
     parameters = raw.take("rope_parameters", default={}, kind=dict)
-    theta = raw.take("rope_theta", default=parameters.get("rope_theta", default_theta), kind=float)
+    theta = raw.take("rope_theta", default=parameters.get("rope_theta", theta), kind=float)
+    partial = raw.take(
+        "partial_rotary_factor", default=parameters.get("partial_rotary_factor", partial)
+    )
     scaling = raw.take("rope_scaling", default=parameters, kind=dict)
     return Rope(
-        rotary_dim=head_dim,
+        rotary_dim=int(head_dim * partial),
         theta=float(theta),
         interleaved=interleaved,
         scaling=read_scaling(raw, scaling),

@@ -16,7 +16,11 @@ from danlu.errors import CheckpointError
 
 
 class Arrangement(Protocol):
-    """How several tensors lie in one published tensor."""
+    """How one or several tensors lie in one published tensor."""
+
+    @property
+    def rows(self) -> "Arrangement":
+        """The arrangement of the outputs alone, for tensors with one row per output."""
 
     def split(self, fused: Tensor, shapes: Sequence[Size]) -> list[Tensor]:
         """Return the parts of `fused`, of the given shapes."""
@@ -32,13 +36,20 @@ class Arrangement(Protocol):
 class Stacked:
     """Parts one after the other along the rows."""
 
+    @property
+    def rows(self) -> "Stacked":
+        """This arrangement: it is one of outputs already."""
+        return self
+
     def split(self, fused: Tensor, shapes: Sequence[Size]) -> list[Tensor]:
-        """Cut the rows."""
+        """Cut the rows; a single part is the tensor itself."""
+        if len(shapes) == 1:
+            return [fused]
         return list(fused.split([shape[0] for shape in shapes]))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Stack the rows."""
-        return torch.cat(list(parts))
+        """Stack the rows; a single part is itself."""
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
     def fused_shape(self, shapes: Sequence[Size]) -> Size:
         """Return the shape with all rows."""
@@ -67,11 +78,35 @@ class PerHead(Stacked):
 
 
 @dataclass(frozen=True)
+class Transposed:
+    """Weights lie as [inputs, outputs] (the Conv1D of GPT-2); biases as ever.
+
+    Attributes:
+        rows: how the outputs of several parts lie side by side.
+    """
+
+    rows: Arrangement = Stacked()
+
+    def split(self, fused: Tensor, shapes: Sequence[Size]) -> list[Tensor]:
+        """Turn the tensor, then split it."""
+        return self.rows.split(fused.t(), shapes)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join the parts, then turn the tensor."""
+        return self.rows.join(parts).t().contiguous()
+
+    def fused_shape(self, shapes: Sequence[Size]) -> Size:
+        """Return the turned shape."""
+        return Size(reversed(self.rows.fused_shape(shapes)))
+
+
+@dataclass(frozen=True)
 class Rename:
     """One published module is one of ours. `{i}` stands for the layer number."""
 
     published: str
     ours: str
+    arrangement: Arrangement = Stacked()
 
 
 @dataclass(frozen=True)
@@ -111,18 +146,14 @@ class Entry:
     @property
     def shape(self) -> Size:
         """The shape of the published tensor."""
-        return self.shapes[0] if len(self.ours) == 1 else self.arrangement.fused_shape(self.shapes)
+        return self.arrangement.fused_shape(self.shapes)
 
     def load(self, tensor: Tensor) -> dict[str, Tensor]:
         """Return our tensors of the published one."""
-        if len(self.ours) == 1:
-            return {self.ours[0]: tensor}
         return dict(zip(self.ours, self.arrangement.split(tensor, self.shapes), strict=True))
 
     def save(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return the published tensor of ours."""
-        if len(self.ours) == 1:
-            return state[self.ours[0]]
         return self.arrangement.join([state[name] for name in self.ours])
 
 
@@ -163,11 +194,11 @@ def _expand(rules: Iterable[Rule], shapes: Mapping[str, Size], num_layers: int) 
 
 def _entries_of(rule: Rule, layer: int, shapes: Mapping[str, Size]) -> list[Entry]:
     modules = (rule.ours,) if isinstance(rule, Rename) else rule.into
-    arrangement = Stacked() if isinstance(rule, Rename) else rule.arrangement
     entries = []
     for suffix in (".weight", ".bias"):
         ours = tuple(module.format(i=layer) + suffix for module in modules)
         if all(name in shapes for name in ours):
             found = tuple(shapes[name] for name in ours)
-            entries.append(Entry(rule.published.format(i=layer) + suffix, ours, found, arrangement))
+            published = rule.published.format(i=layer) + suffix
+            entries.append(Entry(published, ours, found, rule.arrangement))
     return entries
