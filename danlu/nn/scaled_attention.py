@@ -20,7 +20,7 @@ def scaled_attention(
     Args:
         q_BHTd: queries; query head h uses kv head h // (H / K).
         k_BKSd: keys; with no mask and T < S the queries are the last T tokens.
-        v_BKSd: values.
+        v_BKSd: values; their heads may be smaller than those of the keys.
         scale: factor on the scores.
         mask: [B or 1, 1 or H, T, S], boolean (True: visible) or additive, or None.
     """
@@ -35,9 +35,21 @@ def scaled_attention(
     if groups > 1:
         k_BKSd = k_BKSd.repeat_interleave(groups, dim=1)
         v_BKSd = v_BKSd.repeat_interleave(groups, dim=1)
-    return F.scaled_dot_product_attention(
-        q_BHTd, k_BKSd, v_BKSd, attn_mask=mask, is_causal=mask is None, scale=scale
+    return _fused_attention(q_BHTd, k_BKSd, v_BKSd, scale, mask)
+
+
+def _fused_attention(
+    q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, scale: float, mask: Tensor | None
+) -> Tensor:
+    """The fused kernel wants heads of one size; without it a prefill is three times slower."""
+    value_dim = v_BHSd.shape[-1]
+    padding = k_BHSd.shape[-1] - value_dim
+    if padding > 0:
+        v_BHSd = F.pad(v_BHSd, (0, padding))
+    out_BHTd = F.scaled_dot_product_attention(
+        q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None, scale=scale
     )
+    return out_BHTd[..., :value_dim]
 
 
 def _single_query(q_BH1d: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, scale: float) -> Tensor:
@@ -45,7 +57,7 @@ def _single_query(q_BH1d: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, scale: float) 
     batch, heads, _, head_dim = q_BH1d.shape
     q_BKGd = q_BH1d.reshape(batch, k_BKSd.shape[1], -1, head_dim)
     out_BKGd = F.scaled_dot_product_attention(q_BKGd, k_BKSd, v_BKSd, scale=scale)
-    return out_BKGd.reshape(batch, heads, 1, head_dim)
+    return out_BKGd.reshape(batch, heads, 1, -1)
 
 
 def _is_plain_faster(q_BHTd: Tensor, num_keys: int) -> bool:
