@@ -4,12 +4,13 @@ A chat format turns a `ChatInput` into a `Layout` (text, and which characters ar
 message contents and learned answers); `danlu.tokenizer.rendering` turns a layout into ids.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
+    from danlu.tokenizer.segments import Truncation
 
 Message: TypeAlias = Mapping[str, Any]
 Tool: TypeAlias = Mapping[str, Any]
@@ -94,23 +95,6 @@ class Layout:
     beginnings: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a family's own rule keeps of a conversation.
-
-    Attributes:
-        messages: the messages that stay.
-        last_ids: how many ids at the end stay; None for all.
-    """
-
-    messages: list[Message]
-    last_ids: int | None = None
-
-
-Measure = Callable[[Sequence[Message], bool], int]  # (messages, add_generation_prompt) -> ids
-Truncation = Callable[[Sequence[Message], int, Measure], Kept]  # (messages, max_tokens, measure)
-
-
 class ChatFormat(Protocol):
     """A way to write conversations."""
 
@@ -127,7 +111,7 @@ class ChatFormat(Protocol):
         """Texts that end an answer, beside the control tokens."""
 
     @property
-    def truncation(self) -> Truncation | None:
+    def truncation(self) -> "Truncation | None":
         """The family's own rule for a history that is too long, None if it has none."""
 
     def layout(self, tokenizer: "Tokenizer", chat: ChatInput) -> Layout:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from danlu.errors import TokenizerError
-from danlu.tokenizer.chat import ChatInput, ContentSpan, Layout, Message, Truncation
+from danlu.tokenizer.chat import ChatInput, ContentSpan, Layout, Message
 from danlu.tokenizer.jinja import render_template, variables_of
 from danlu.tokenizer.marks import (
     break_controls,
@@ -22,7 +22,7 @@ from danlu.tokenizer.marks import (
     unmark,
 )
 from danlu.tokenizer.messages import check_messages
-from danlu.tokenizer.segments import check_options
+from danlu.tokenizer.segments import Truncation, check_options
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer

@@ -13,9 +13,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from danlu.tokenizer.chat import ChatInput, Kept, Measure, Message
+from danlu.tokenizer.chat import ChatInput, Message
 from danlu.tokenizer.messages import alternating, ends_with_user
-from danlu.tokenizer.segments import Segment, SegmentFormat
+from danlu.tokenizer.segments import Kept, Measure, Segment, SegmentFormat
 
 SENTENCE = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -55,7 +55,18 @@ def one_text_format(
             segments += _message(style, message, style.separators[index % 2], index == last)
         if chat.add_generation_prompt:
             segments += _pieces(style.asking)
-        return [segment for segment in segments if segment.text]
+        return _not_empty(segments)
+
+    def newest_messages(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:
+        """Keep messages, newest first and not by rounds, while the ids stay below `max_tokens`.
+
+        What is left can begin with an answer; the separators then change places. Only the last
+        message is sure to stay.
+        """
+        first = len(messages) - 1
+        while first > 0 and measure(_backwards(style, messages[first - 1 :])) < max_tokens:
+            first -= 1
+        return Kept(list(messages[first:]))
 
     return SegmentFormat(
         name=name,
@@ -92,16 +103,18 @@ def _pieces(text: str, learn: bool = False) -> list[Segment]:
     ]
 
 
-def newest_messages(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:
-    """Keep messages, newest first and not by rounds, while the ids stay below `max_tokens`.
+def _backwards(style: Style, messages: Sequence[Message]) -> list[Segment]:
+    """Return the messages newest first after the open header, as the family's code counts them."""
+    segments = [Segment(style.opening), *_pieces(style.asking.removesuffix(" "))]
+    for index, message in enumerate(reversed(messages), start=1):
+        header = style.user if message["role"] == "user" else style.assistant
+        segments += [*_pieces(header), Segment(message["content"], message["role"])]
+        segments += _pieces(style.separators[index % 2])
+    return _not_empty([*segments, Segment(" ")])
 
-    What is left can begin with an answer; the separators then change places. Only the last message
-    is sure to stay.
-    """
-    first = len(messages) - 1
-    while first > 0 and measure(messages[first - 1 :], True) < max_tokens:
-        first -= 1
-    return Kept(list(messages[first:]))
+
+def _not_empty(segments: Sequence[Segment]) -> list[Segment]:
+    return [segment for segment in segments if segment.text]
 
 
 def _template(style: Style) -> str:

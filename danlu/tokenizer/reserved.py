@@ -8,7 +8,7 @@ Source: `build_chat_input` in `generation_utils.py` of Baichuan-13B-Chat and Bai
 
 from collections.abc import Sequence
 
-from danlu.tokenizer.chat import ChatInput, Kept, Measure, Message
+from danlu.tokenizer.chat import ChatInput, Message
 from danlu.tokenizer.messages import (
     alternating,
     begins_with_user,
@@ -16,7 +16,7 @@ from danlu.tokenizer.messages import (
     rounds_of,
     split_system,
 )
-from danlu.tokenizer.segments import Segment, SegmentFormat
+from danlu.tokenizer.segments import Kept, Measure, Segment, SegmentFormat
 
 END = "</s>"
 
@@ -26,11 +26,25 @@ def reserved_format(name: str, user: str, assistant: str) -> SegmentFormat:
     marks = {"user": user, "assistant": assistant}
 
     def write(chat: ChatInput) -> list[Segment]:
-        segments = [part for message in chat.messages for part in _turn(message, marks)]
+        segments = _written(chat.messages, marks)
         answered = role_of(chat.messages[-1]) == "assistant"
         if chat.add_generation_prompt:  # an answer that was begun is continued
             return segments if answered else [*segments, Segment(assistant, control=True)]
         return [*segments, Segment(END, control=True, learn=True)] if answered else segments
+
+    def newest_rounds(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:
+        """Keep rounds, newest first, while they and the system text fit; always the newest.
+
+        Where that one alone is too long, the front of the ids (the system text first) is lost. The
+        id that asks for the answer is not counted.
+        """
+        system, turns = split_system(messages)
+        kept: list[Message] = []
+        for past in reversed(rounds_of(turns)):
+            if kept and measure(_written([*system, *past, *kept], marks)) > max_tokens:
+                break
+            kept = [*past, *kept]
+        return Kept([*system, *kept], last_ids=max_tokens)
 
     return SegmentFormat(
         name=name,
@@ -43,6 +57,10 @@ def reserved_format(name: str, user: str, assistant: str) -> SegmentFormat:
     )
 
 
+def _written(messages: Sequence[Message], marks: dict[str, str]) -> list[Segment]:
+    return [part for message in messages for part in _turn(message, marks)]
+
+
 def _turn(message: Message, marks: dict[str, str]) -> list[Segment]:
     role = message["role"]
     mark = [Segment(marks[role], control=True)] if role in marks else []
@@ -51,22 +69,6 @@ def _turn(message: Message, marks: dict[str, str]) -> list[Segment]:
 
 def _problems(chat: ChatInput) -> list[str]:
     return [*alternating(chat), *begins_with_user(chat)]
-
-
-def newest_rounds(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:
-    """Keep rounds, newest first, while they and the system text fit; always the newest.
-
-    Where that one alone is too long, the front of the ids (the system text first) is lost.
-    """
-    system, turns = split_system(messages)
-    kept: list[Message] = []
-    for past in reversed(rounds_of(turns)):
-        candidate = [*past, *kept]
-        closing = role_of(candidate[-1]) != "assistant"  # the id that asks is not counted
-        if kept and measure([*system, *candidate], True) - closing > max_tokens:
-            break
-        kept = candidate
-    return Kept([*system, *kept], last_ids=max_tokens)
 
 
 def _template(user: str, assistant: str) -> str:

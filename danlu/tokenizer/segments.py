@@ -11,7 +11,7 @@ from danlu.tokenizer.chat import (
     ContentSpan,
     ControlSpan,
     Layout,
-    Truncation,
+    Message,
 )
 from danlu.tokenizer.messages import check_messages
 
@@ -38,6 +38,23 @@ class Segment:
     learn: bool = False
     alone: bool = False
     token: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a family's own rule keeps of a conversation.
+
+    Attributes:
+        messages: the messages that stay.
+        last_ids: how many ids at the end stay; None for all.
+    """
+
+    messages: list[Message]
+    last_ids: int | None = None
+
+
+Measure = Callable[[list[Segment]], int]  # how many ids segments become
+Truncation = Callable[[Sequence[Message], int, Measure], Kept]  # (messages, max_tokens, measure)
 
 
 def hidden(token: str, learn: bool = False) -> Segment:

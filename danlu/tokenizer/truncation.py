@@ -12,8 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from danlu.errors import RequestError
-from danlu.tokenizer.chat import Kept, Message, Rendered, Tool
+from danlu.tokenizer.chat import Message, Rendered, Tool
 from danlu.tokenizer.messages import check_list, rounds_of, split_system
+from danlu.tokenizer.rendering import render_layout
+from danlu.tokenizer.segments import Kept, Segment, layout_of
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
@@ -69,7 +71,7 @@ def fit_history(
     )
     whole = render(messages)
     if rule == "family":
-        kept = _family_rule(tokenizer, messages, max_tokens, format, render)
+        kept = _family_rule(tokenizer, messages, max_tokens, format)
     elif len(whole.ids) <= max_tokens:
         return FittedHistory(list(messages), [], whole)
     else:
@@ -121,7 +123,6 @@ def _family_rule(
     messages: Sequence[Message],
     max_tokens: int,
     format: str | None,
-    render: Any,
 ) -> Kept:
     truncation = tokenizer.format_of(format).truncation
     if truncation is None:
@@ -130,7 +131,7 @@ def _family_rule(
             'long history. Use rule="danlu".'
         )
 
-    def measure(part: Sequence[Message], add_generation_prompt: bool) -> int:
-        return len(render(part, add_generation_prompt=add_generation_prompt).ids)
+    def measure(segments: list[Segment]) -> int:
+        return len(render_layout(tokenizer, layout_of(tokenizer, segments)).ids)
 
     return truncation(messages, max_tokens, measure)

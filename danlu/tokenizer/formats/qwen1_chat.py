@@ -5,10 +5,10 @@ Source: `make_context` in `qwen_generation_utils.py` of Qwen-7B-Chat, `chat_form
 
 from collections.abc import Sequence
 
-from danlu.tokenizer.chat import ChatInput, Kept, Measure, Message
+from danlu.tokenizer.chat import ChatInput, Message
 from danlu.tokenizer.formats.chatml import END, START, header, turn
 from danlu.tokenizer.messages import rounds_of, split_system, taking_turns
-from danlu.tokenizer.segments import Segment, SegmentFormat
+from danlu.tokenizer.segments import Kept, Measure, Segment, SegmentFormat
 
 SYSTEM = "You are a helpful assistant."
 TEMPLATE = (
@@ -39,8 +39,8 @@ def newest_turns(messages: Sequence[Message], max_tokens: int, measure: Measure)
     *history, question = rounds_of(turns)
     kept: list[Message] = []
     for past in reversed(history):
-        # The newline that ends the last turn belongs to the question there.
-        if measure([*system, *past, *kept], False) - 1 >= max_tokens:
+        *counted, _ = write(ChatInput([*system, *past, *kept], add_generation_prompt=False))
+        if measure(counted) >= max_tokens:  # the last newline belongs to the question
             break
         kept = [*past, *kept]
     return Kept([*system, *kept, *question])
