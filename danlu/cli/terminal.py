@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+MIN_VALUE_WIDTH = 24
 
 
 @cache
@@ -55,14 +58,28 @@ def print_rows(rows: Iterable[tuple[str, str]], title: str = "") -> None:
     if title:
         results().print(f"[bold]{escape(title)}[/]")
     for label, value in pairs:
-        results().print(f"  [dim]{escape(label.ljust(width))}[/]  {escape(value)}")
+        first, *others = _lines(value, width + 4)
+        results().print(f"  [dim]{escape(label.ljust(width))}[/]  {escape(first)}")
+        for line in others:
+            results().print(" " * (width + 4) + escape(line))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table to stdout: the first column to the left, all others to the right."""
+def _lines(value: str, indent: int) -> list[str]:
+    """Return a value in lines that fit beside its label; whole where no terminal shows it."""
+    console = results()
+    if not console.is_terminal or console.width - indent < MIN_VALUE_WIDTH:
+        return value.split("\n")
+    wrapped = Text(value).wrap(console, console.width - indent)
+    return [line.plain.rstrip() for line in wrapped] or [""]
+
+
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", *, numbers: bool = True
+) -> None:
+    """Print a table to stdout: the first column to the left, numbers after it to the right."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     for position, name in enumerate(header):
-        table.add_column(name, justify="right" if position else "left", overflow="fold")
+        table.add_column(name, justify="right" if position and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     results().print(table, soft_wrap=False)
