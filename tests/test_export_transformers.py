@@ -41,8 +41,8 @@ BECOMES = {
 REFUSED = {
     "baichuan-13b": "ALiBi",
     "baichuan2-13b": "ALiBi",
-    "chatglm-6b": "prefix",
-    "glm-10b": "prefix",
+    "chatglm-6b": "two coordinates",
+    "glm-10b": "two coordinates",
 }
 LIVING = sorted(name for name, family in discover().items() if "transformers" in family.exports)
 
@@ -112,8 +112,14 @@ def test_other_weights_and_a_stored_dtype(
     assert report.dtype == str(dtype).removeprefix("torch.")
     decoder, model = load_decoder(tmp_path / "source"), stock(tmp_path / "out")
     ids = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(seed))
+    assert report.check is not None
+    normalised = family.startswith("baichuan2") and dtype == torch.bfloat16
+    assert (
+        report.check.rounding > 0
+    ) == normalised  # the only weights that are not the stored ones
     with torch.inference_mode():
-        assert_close(model(input_ids=ids).logits, decoder(ids))
+        found, wanted = model(input_ids=ids).logits, decoder(ids)
+    assert_close(found, wanted, 1e-4 + 2 * report.check.rounding)
     assert stored_dtypes(tmp_path / "out") == {dtype}
 
 

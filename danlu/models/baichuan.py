@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.models.config import DecoderConfig
-from danlu.models.family import RawConfig
+from danlu.models.family import RawConfig, Reexpressed
 from danlu.models.llama_like import IGNORED as LLAMA_IGNORED
 from danlu.models.llama_like import read_llama_like, tiny_llama_like
 from danlu.nn.positions import Alibi
@@ -77,6 +77,24 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
     ours = "model.layers.{i}.self_attn."
     qkv = tuple(f"{ours}{name}_proj" for name in "qkv")
     return (Split(f"{ours}W_pack", into=qkv),)
+
+
+def as_first_generation(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
+    """Return a Baichuan 2 as Baichuan 1: its head is stored with normalised rows.
+
+    Baichuan 2's README describes the same for code written for Baichuan 1. Rows of length 1 stay
+    as they are when they are normalised again, so a folder that is taken for Baichuan 2 by its
+    vocabulary size computes the same.
+    """
+    rotary = variant_of(values).rotary
+    dropped = ("tokenizer_class", "z_loss_weight", *(("model_max_length",) if rotary else ()))
+    kept = {key: value for key, value in values.items() if key not in dropped}
+    if rotary:
+        context = {"max_position_embeddings": config.max_seq_len}
+        return Reexpressed(
+            "baichuan_7b", kept | context | {"architectures": ["BaiChuanForCausalLM"]}
+        )
+    return Reexpressed("baichuan_13b", kept | {"architectures": ["BaichuanForCausalLM"]})
 
 
 def tiny(architecture: str, **changes: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Reexpress, Reexpressed
 
+ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
+
 
 def unchanged(family: str) -> Reexpress:
     """Return the export of a family that other tools open as it is."""
@@ -16,14 +18,8 @@ def unchanged(family: str) -> Reexpress:
     return same
 
 
-def gated_config(config: DecoderConfig, rms_norm_eps: float, rope_theta: float) -> dict[str, Any]:
-    """Return the keys that Llama, Qwen2 and Glm spell alike: RMSNorm, RoPE, gated SiLU.
-
-    Args:
-        config: the decoder's sizes.
-        rms_norm_eps: of its norms.
-        rope_theta: base of its rotation.
-    """
+def gated_config(config: DecoderConfig, rms_norm_eps: float) -> dict[str, Any]:
+    """Return the keys that Llama, Qwen2 and Glm spell alike: RMSNorm, gated SiLU, sizes."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -34,7 +30,6 @@ def gated_config(config: DecoderConfig, rms_norm_eps: float, rope_theta: float) 
         "max_position_embeddings": config.max_seq_len,
         "hidden_act": "silu",
         "rms_norm_eps": rms_norm_eps,
-        "rope_theta": rope_theta,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "use_cache": True,
@@ -43,16 +38,25 @@ def gated_config(config: DecoderConfig, rms_norm_eps: float, rope_theta: float) 
 
 
 def as_llama(
-    config: DecoderConfig, rms_norm_eps: float, rope_theta: float = 10000.0
+    values: Mapping[str, Any], config: DecoderConfig, rms_norm_eps: float = 1e-6
 ) -> Reexpressed:
-    """Return a decoder with Llama's blocks, plain RoPE and no biases as a Llama checkpoint."""
+    """Return a decoder of Llama's blocks as a Llama checkpoint.
+
+    Args:
+        values: a config.json that spells rotation and norms as Llama does.
+        config: its sizes.
+        rms_norm_eps: where `values` does not tell.
+    """
+    rotation = {key: values[key] for key in ROPE_KEYS if values.get(key) is not None}
     return Reexpressed(
         "llama",
         {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            **gated_config(config, rms_norm_eps, rope_theta),
+            **gated_config(config, values.get("rms_norm_eps", rms_norm_eps)),
             "head_dim": config.head_dim,
+            "rope_theta": 10000.0,
+            **rotation,
             "attention_bias": False,
             "mlp_bias": False,
         },

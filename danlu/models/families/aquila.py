@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.models.config import DecoderConfig
-from danlu.models.family import Family, RawConfig
+from danlu.models.family import Family, RawConfig, Reexpressed
 from danlu.models.llama_like import IGNORED, read_llama_like, tiny_llama_like
+from danlu.models.reexpressing import as_llama
 from danlu.weights.rules import Ignore, Rule
 
 ARCHITECTURES = ("AquilaModel", "AquilaForCausalLM")
@@ -43,6 +44,11 @@ def chat_format(values: Mapping[str, Any]) -> str:
     return {6144: "aquila-legacy", 8192: "aquila-v2"}.get(values.get("hidden_size", 0), "aquila-v1")
 
 
+def exported(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
+    """Return the model as Llama, which it is."""
+    return as_llama(values, config, rms_norm_eps=1e-5)
+
+
 def tiny() -> dict[str, Any]:
     """Return a config.json of a two-layer model."""
     return tiny_llama_like("AquilaForCausalLM", "aquila")
@@ -58,4 +64,5 @@ FAMILY = Family(
     aliases=("aquila1", "aquila2", "aquilachat", "aquilachat2"),
     chat_format=chat_format,
     ignored_tensors=(Ignore("rotary_emb.inv_freq", "computed from the config"),),
+    exports={"transformers": exported},
 )

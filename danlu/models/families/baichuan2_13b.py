@@ -33,6 +33,7 @@ FAMILY = Family(
     ignored_keys=baichuan.IGNORED,
     ignored_tensors=baichuan.IGNORED_TENSORS,
     chat_format=always("baichuan2-chat"),
+    exports={"baichuan": baichuan.as_first_generation},
     not_exported=(
         "its linear position biases (ALiBi) exist in no living architecture with these blocks: "
         "Llama's are rotary"

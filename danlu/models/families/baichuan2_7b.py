@@ -6,6 +6,7 @@ from typing import Any
 from danlu.models import baichuan
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Family, RawConfig, always
+from danlu.models.reexpressing import as_llama
 from danlu.nn.linear import NormalizedLinear
 
 
@@ -29,4 +30,5 @@ FAMILY = Family(
     ignored_tensors=baichuan.IGNORED_TENSORS,
     aliases=("baichuan2",),
     chat_format=always("baichuan2-chat"),
+    exports={"transformers": as_llama, "baichuan": baichuan.as_first_generation},
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 from danlu.models import baichuan
 from danlu.models.family import Family, always
+from danlu.models.reexpressing import as_llama
 
 
 def tiny() -> dict[str, Any]:
@@ -21,4 +22,5 @@ FAMILY = Family(
     ignored_tensors=baichuan.IGNORED_TENSORS,
     aliases=("baichuan1", "baichuan1_7b"),
     chat_format=always("baichuan1-chat"),
+    exports={"transformers": as_llama},
 )

@@ -87,15 +87,14 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
 
 def as_glm(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
     """Return the model as transformers' Glm, which kept its blocks and renamed them."""
-    eps = values.get("layernorm_epsilon", 1e-5)
-    theta = 10000.0 * values.get("rope_ratio", 1.0)
     return Reexpressed(
         "glm",
         {
             "architectures": ["GlmForCausalLM"],
             "model_type": "glm",
-            **gated_config(config, eps, theta),
+            **gated_config(config, values.get("layernorm_epsilon", 1e-5)),
             "head_dim": config.head_dim,
+            "rope_theta": 10000.0 * values.get("rope_ratio", 1.0),
             "partial_rotary_factor": 0.5,
             "attention_bias": config.qkv_bias,
         },
