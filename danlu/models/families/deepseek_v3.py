@@ -97,13 +97,13 @@ def _read_positions(raw: RawConfig, head_dim: int, *, rotary: int) -> Rope:
 
 def _read_attention_scale(raw: RawConfig, widths: LatentWidths, scheme: PositionScheme) -> float:
     """Return the factor on the scores: YaRN's temperature is here, squared, not on the rotation."""
+    plain: float = widths.head**-0.5
     scaling = scheme.scaling if isinstance(scheme, Rope) else None
-    weight = raw.take("rope_scaling", "rope_parameters", default={}, kind=dict).get(
-        "mscale_all_dim"
-    )
+    given = raw.take("rope_scaling", "rope_parameters", default={}, kind=dict)
+    weight = given.get("mscale_all_dim")
     if not isinstance(scaling, YarnScaling) or type(weight) not in (int, float):
-        return widths.head**-0.5
-    return widths.head**-0.5 * yarn_magnitude(scaling.factor, weight) ** 2
+        return plain
+    return plain * yarn_magnitude(scaling.factor, weight) ** 2
 
 
 def _read_mixture(raw: RawConfig) -> MlpFactory:
@@ -114,7 +114,7 @@ def _read_mixture(raw: RawConfig) -> MlpFactory:
         router=partial(CorrectedRouter, rule=_read_rule(raw, num_experts)),
         num_experts=num_experts,
         expert_size=expert_size,
-        shared_size=expert_size * raw.take("n_shared_experts", default=0, kind=int),
+        shared_size=expert_size * _count(raw, "n_shared_experts", default=0),
     )
 
 
@@ -123,10 +123,10 @@ def _read_rule(raw: RawConfig, num_experts: int) -> GroupedSigmoid:
     raw.expect("topk_method", "noaux_tc")
     rule = GroupedSigmoid(
         top_k=raw.size("num_experts_per_tok"),
-        num_groups=raw.size("n_group", default=1),
-        top_groups=raw.size("topk_group", default=1),
-        normalized=raw.take("norm_topk_prob", default=True, kind=bool),
-        scale=raw.take("routed_scaling_factor", default=1.0, kind=float),
+        num_groups=raw.size("n_group"),
+        top_groups=raw.size("topk_group"),
+        normalized=raw.take("norm_topk_prob", kind=bool),
+        scale=raw.take("routed_scaling_factor", kind=float),
     )
     size = num_experts // rule.num_groups
     if num_experts % rule.num_groups or size < 2:
@@ -144,9 +144,17 @@ def _read_rule(raw: RawConfig, num_experts: int) -> GroupedSigmoid:
 
 def _sparse_layers(raw: RawConfig, num_layers: int) -> list[int]:
     """Return the layers with experts: every `moe_layer_freq`-th behind the dense ones in front."""
-    first = raw.take("first_k_dense_replace", default=0, kind=int)
+    first = _count(raw, "first_k_dense_replace")
     step = raw.size("moe_layer_freq", default=1)
     return [i for i in range(num_layers) if i >= first and i % step == 0]
+
+
+def _count(raw: RawConfig, name: str, **default: int) -> int:
+    """Take a number that may be zero."""
+    number: int = raw.take(name, kind=int, **default)
+    if number < 0:
+        raw.problem(f"{name!r} is {number}; expected 0 or more")
+    return max(number, 0)
 
 
 def latent_attention(

@@ -60,7 +60,7 @@ def _read_mixture(raw: RawConfig) -> MlpFactory:
 
 
 def _sparse_layers(raw: RawConfig, num_layers: int) -> list[int]:
-    """Return the layers with experts: every `decoder_sparse_step`-th that is not listed as dense."""
+    """Return the layers with experts: every `decoder_sparse_step`-th, less those listed."""
     step = raw.size("decoder_sparse_step", default=1)
     dense = raw.take("mlp_only_layers", default=[], kind=list)
     strange = [layer for layer in dense if type(layer) is not int or not 0 <= layer < num_layers]
