@@ -10,6 +10,10 @@ from danlu.cli import chat as terminal_chat
 from danlu.cli.chat_session import ChatSession, Message
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import RequestError
+from danlu.tokenizer import Rendered
+from danlu.tokenizer.truncation import FittedHistory
+
+LONGEST = 5  # messages
 
 
 class Echo:
@@ -17,6 +21,11 @@ class Echo:
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[Message], SamplingParams]] = []
+
+    def fit_history(self, messages: Sequence[Message], params: SamplingParams) -> FittedHistory:
+        first = max(0, len(messages) - LONGEST)
+        nothing = Rendered([], "", [], [], [])
+        return FittedHistory(list(messages[first:]), list(messages[:first]), nothing)
 
     def stream(self, prompt: Sequence[Message], params: SamplingParams) -> Iterator[str]:
         self.asked.append((list(prompt), params))
@@ -99,6 +108,13 @@ def test_leaving_the_answer_early_keeps_what_was_said(session: ChatSession) -> N
 def test_an_error_of_the_model_is_said_and_the_chat_goes_on(session: ChatSession) -> None:
     assert "The prompt has 9 tokens" in say(session, "too long")
     assert say(session, "ok").endswith(": ok\n")
+
+
+def test_what_no_longer_fits_is_left_out_and_said(session: ChatSession) -> None:
+    for text in ("one", "two", "three"):
+        assert "no longer fit" not in say(session, text)
+    assert say(session, "four") == "[2 older messages no longer fit]\n5: four\n"
+    assert len(session.messages) == 8  # all are kept for /save
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:

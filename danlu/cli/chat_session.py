@@ -12,6 +12,8 @@ from danlu.config.yaml_text import parse_yaml
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DanluError, OutputError, RequestError, did_you_mean
 from danlu.files import write_text
+from danlu.tokenizer.chat import Message as AnyMessage
+from danlu.tokenizer.truncation import FittedHistory
 
 Message = dict[str, str]
 
@@ -28,7 +30,10 @@ Ctrl-C stops the answer, not the program."""
 class Streams(Protocol):
     """What a chat needs of a model: `danlu.LLM` has it."""
 
-    def stream(self, prompt: Sequence[Message], params: SamplingParams) -> Iterator[str]:
+    def fit_history(self, messages: Sequence[AnyMessage], params: SamplingParams) -> FittedHistory:
+        """Leave out the oldest rounds of a conversation that is too long."""
+
+    def stream(self, prompt: Sequence[AnyMessage], params: SamplingParams) -> Iterator[str]:
         """Yield the answer to a conversation, piece by piece."""
 
 
@@ -64,9 +69,11 @@ class ChatSession:
     def _answer(self, text: str) -> Generator[str]:
         asked = [*self.messages, {"role": "user", "content": text}]
         said: list[str] = []
-        pieces = self.llm.stream(asked, self.params)
         try:
-            for piece in pieces:
+            fitted = self.llm.fit_history(asked, self.params)
+            if fitted.dropped:
+                yield f"[{len(fitted.dropped)} older messages no longer fit]\n"
+            for piece in self.llm.stream(fitted.messages, self.params):
                 said.append(piece)
                 yield piece
         except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from danlu.models.decoder import Decoder
 from danlu.progress import Progress
 from danlu.tokenizer import IncrementalDecoder, Tokenizer, load_tokenizer
 from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
+from danlu.tokenizer.truncation import FittedHistory, Rule, fit_history
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -210,6 +211,32 @@ class LLM:
         [request] = self._requests([ids], params, continues_text=isinstance(prompt, str))
         return self._pieces(request)
 
+    def fit_history(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        tools: Tools | None = None,
+        rule: Rule = "danlu",
+    ) -> FittedHistory:
+        """Return a conversation without the oldest rounds that its context has no room for.
+
+        The answer gets `max_tokens` of the context, at most half of it. `chat` and `stream` never
+        leave anything out themselves.
+
+        Args:
+            messages: the conversation; it ends with what is to be answered.
+            params: how long the answer may be.
+            tools: as in `chat`.
+            rule: as in `danlu.tokenizer.truncation.fit_history`.
+
+        Raises:
+            RequestError: if the last question alone is too long.
+        """
+        context = self.decoder.config.max_seq_len
+        wanted = (params or SamplingParams()).max_tokens or context
+        room = context - min(wanted, context // 2)
+        return fit_history(self.tokenizer, messages, room, rule=rule, tools=tools)
+
     def _pieces(self, request: Request) -> Iterator[str]:
         text = self._follow(request)
         for _ in self._generator.stream(request, text):
@@ -224,6 +251,8 @@ class LLM:
         self, prompts: Sequence[list[int]], params: Params | None, *, continues_text: bool
     ) -> list[Request]:
         every = one_each(params, len(prompts))
+        if not continues_text:
+            every = [_with_stop_texts(its, self.tokenizer.stop_texts()) for its in every]
         eos_ids = self.tokenizer.stop_ids()
         return build_requests(prompts, every, eos_ids, self.decoder.config, continues_text)
 
@@ -261,6 +290,13 @@ class LLM:
             text.push(token)
         text.finish()
         return text.text
+
+
+def _with_stop_texts(params: SamplingParams, texts: Sequence[str]) -> SamplingParams:
+    """Return the parameters with the texts that end an answer of the chat format."""
+    if params.ignore_eos or not texts:
+        return params
+    return params.model_copy(update={"stop": tuple(dict.fromkeys([*params.stop, *texts]))})
 
 
 def _is_conversation(messages: Conversation | Sequence[Conversation]) -> bool:
