@@ -269,7 +269,7 @@ def test_missing_folders_and_files(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"does not exist; expected a folder"):
         load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "weights.bin").touch()
-    with pytest.raises(TokenizerError, match=r"Looked for: tokenizer.json, tokenizer.model.*weigh"):
+    with pytest.raises(TokenizerError, match=r"Looked for: tokenizer.json, qwen.tiktoken.*weigh"):
         load_tokenizer(tmp_path)
 
 

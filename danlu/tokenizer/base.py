@@ -12,13 +12,14 @@ from typing import Any
 from danlu.errors import TokenizerError, did_you_mean
 from danlu.files import atomic_file, write_json, write_text
 from danlu.tokenizer.chat import ChatFormat, ChatInput, Message, Rendered, Tool
-from danlu.tokenizer.formats import format_for, format_of_template
+from danlu.tokenizer.formats import find_format, format_for, format_names, format_of_template
 from danlu.tokenizer.incremental import IncrementalDecoder
 from danlu.tokenizer.jinja_format import JinjaFormat
 from danlu.tokenizer.model import Encoded, TokenModel
 from danlu.tokenizer.rendering import render_layout, with_spelled_controls
 from danlu.tokenizer.special import (
     CONFIG_FILE,
+    JSON_FILE,
     TEMPLATE_FILE,
     AddedToken,
     Splitter,
@@ -26,6 +27,8 @@ from danlu.tokenizer.special import (
 )
 
 logger = logging.getLogger(__name__)
+
+STOCK_KEYS = ("model_max_length", "padding_side", "truncation_side")
 
 
 class Tokenizer:
@@ -60,6 +63,7 @@ class Tokenizer:
         self.control_texts = {token.token_id: text for text, token in control.items()}
         self.control_splitter = Splitter(control.values())
         self._forbidden = set(self.control_texts) - {self._unk_id}
+        self._unspoken = self._forbidden - model.spoken
 
     def _named_ids(self) -> dict[str, int]:
         """Return the ids of bos, eos, ... and complain about all that have none at once."""
@@ -88,7 +92,9 @@ class Tokenizer:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Encode `text` without a BOS.
 
-        Control tokens written in the text stay ordinary text, unless `allow_special`.
+        Control tokens written in the text stay ordinary text, unless `allow_special`. One kind
+        differs: the reserved pieces of Baichuan are read from text here, as its own code does, but
+        never from the messages of a chat.
         """
         if allow_special:
             return self._encode_controls(text)
@@ -97,12 +103,12 @@ class Tokenizer:
     def encode_plain(self, text: str, *, prefix: bool = True) -> list[int]:
         """Encode text as text; `prefix` allows the dummy space some tokenizers put in front."""
         ids = self.model.encode(text, prefix=prefix)
-        if self._forbidden.isdisjoint(ids):
+        if self._unspoken.isdisjoint(ids):
             return ids
         return self._encode_broken(text, prefix).ids
 
     def encode_spans(self, text: str, *, prefix: bool = True) -> Encoded:
-        """As `encode_plain`, with the characters of each token."""
+        """As `encode_plain`, with the characters of each token; what messages are encoded with."""
         encoded = self.model.encode_spans(text, prefix=prefix)
         if self._forbidden.isdisjoint(encoded.ids):
             return encoded
@@ -112,7 +118,7 @@ class Tokenizer:
         """Encode many texts at once on all cores; each as `encode(text)`."""
         batch = self.model.encode_batch(list(texts))
         return [
-            ids if self._forbidden.isdisjoint(ids) else self.encode_plain(text)
+            ids if self._unspoken.isdisjoint(ids) else self.encode_plain(text)
             for text, ids in zip(texts, batch, strict=True)
         ]
 
@@ -163,6 +169,14 @@ class Tokenizer:
             return list(self.model.default_prefix)
         return [self.bos_id] if add_bos and self.bos_id is not None else []
 
+    def prompt_suffix(self) -> list[int]:
+        """Return the ids behind a raw prompt, as ChatGLM-6B and GLM have them; mostly []."""
+        return list(self.model.default_suffix)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encode a raw prompt with all that the model expects around it."""
+        return [*self.prompt_prefix(), *self.encode(text), *self.prompt_suffix()]
+
     @property
     def chat_format(self) -> str | None:
         """Name of the format used by default: a built-in name, "jinja" or None."""
@@ -172,10 +186,16 @@ class Tokenizer:
     def _own_format(self) -> ChatFormat | None:
         templates = self.settings.templates()
         if not templates:
-            return None
+            name = self.settings.chat_format
+            return find_format(name) if name is not None else None
         return format_of_template(templates) or JinjaFormat(templates, self.settings.origin)
 
-    def _format(self, name: str | None) -> ChatFormat:
+    def format_of(self, name: str | None = None) -> ChatFormat:
+        """Return the chat format of that name or file, the tokenizer's own without one.
+
+        Raises:
+            TokenizerError: if there is none.
+        """
         if name is not None:
             return format_for(name)
         if self._own_format is None:
@@ -189,29 +209,34 @@ class Tokenizer:
     def with_chat_format(self, format: str) -> "Tokenizer":
         """Return this tokenizer with another chat format as its own, which `save` writes.
 
+        It is saved as its Jinja template, which other tools read too; a built-in format without
+        one is saved by its name.
+
         Raises:
-            TokenizerError: if there is no such format, or no template that could be saved.
+            TokenizerError: if there is no such format, or nothing that could be saved.
         """
-        template = format_for(format).template
-        if template is None:
+        chosen = format_for(format)
+        if chosen.template is not None:
+            return Tokenizer(self.model, self.settings.with_template(chosen.template))
+        if format not in format_names():
             raise TokenizerError(
                 f"The chat format {format!r} has no Jinja template, so it cannot be saved with "
                 "the tokenizer. Pass it as format= where it is needed."
             )
-        return Tokenizer(self.model, self.settings.with_template(template))
+        return Tokenizer(self.model, self.settings.with_chat_format(format))
 
     def stop_ids(self, format: str | None = None) -> list[int]:
         """Return the ids that end an answer: eos, and the end of a turn of the chat format."""
         stops = [] if self.eos_id is None else [self.eos_id]
         if format is not None or self.chat_format is not None:
-            stops += [self.control_id(text) for text in self._format(format).end_of_turn(self)]
+            stops += [self.control_id(text) for text in self.format_of(format).end_of_turn(self)]
         return list(dict.fromkeys(stops))
 
     def stop_texts(self, format: str | None = None) -> list[str]:
         """Return the texts that end an answer of the chat format, beside the stop ids."""
         if format is None and self.chat_format is None:
             return []
-        return list(self._format(format).stop_texts)
+        return list(self.format_of(format).stop_texts)
 
     def control_id(self, text: str) -> int:
         """Return the id of a token that a chat format needs.
@@ -261,7 +286,7 @@ class Tokenizer:
                 the format does not read.
         """
         chat = ChatInput(messages, add_generation_prompt, tools, dict(template_options or {}))
-        layout = self._format(format).layout(self, chat)
+        layout = self.format_of(format).layout(self, chat)
         return render_layout(self, with_spelled_controls(self, layout) if allow_special else layout)
 
     def fingerprint(self) -> str:
@@ -274,6 +299,7 @@ class Tokenizer:
             "named": self.named,
             "special_tokens": self.special_tokens,
             "prompt_prefix": self.prompt_prefix(),
+            "prompt_suffix": self.prompt_suffix(),
             "templates": settings.templates(),
             "chat_format": self.chat_format,
         }
@@ -282,15 +308,50 @@ class Tokenizer:
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer into `folder`; stock transformers opens it with the same ids.
+        """Write the tokenizer into `folder`, what was published byte for byte.
+
+        Stock transformers opens it with the same ids where the format is its own.
 
         Raises:
             OutputError: if the folder cannot be written.
         """
-        folder = Path(folder)
-        for name, data in self.model.files().items():
-            with atomic_file(folder / name) as temporary:
+        files = self.model.files() | self.settings.files(self.model.tokenizer_class)
+        for name, data in files.items():
+            with atomic_file(Path(folder) / name) as temporary:
                 temporary.write_bytes(data)
-        write_json(folder / CONFIG_FILE, self.settings.saved_config())
-        if self.settings.template is not None:
-            write_text(folder / TEMPLATE_FILE, self.settings.template)
+
+    def save_tokenizer_json(self, folder: str | Path) -> None:
+        """Write the tokenizer as stock tools read it, whatever kind of file it came from.
+
+        `tokenizer.json`, `tokenizer_config.json` and the chat template, if it has one.
+
+        Raises:
+            TokenizerError: if that format cannot say the tokenizer exactly.
+            OutputError: if the folder cannot be written.
+        """
+        document = self.model.tokenizer_json()
+        if document is None:
+            raise TokenizerError(
+                f"{self.settings.origin} cannot be written as a tokenizer.json with the same ids: "
+                f"{self.model.json_refusal}. Keep its own files; `danlu` reads them everywhere."
+            )
+        path = Path(folder) / JSON_FILE
+        write_text(path, json.dumps(document, ensure_ascii=False, indent=2))
+        write_json(path.with_name(CONFIG_FILE), self._stock_config())
+        template = self.stock_template()
+        if template is not None:
+            write_text(path.with_name(TEMPLATE_FILE), template)
+
+    def stock_template(self) -> str | None:
+        """Return the Jinja template that writes the tokenizer's chats, None if there is none."""
+        return self._own_format.template if self._own_format else None
+
+    def _stock_config(self) -> dict[str, Any]:
+        """Return a `tokenizer_config.json` that needs no code and no class of a family."""
+        kept = {k: v for k, v in self.settings.config.items() if k in STOCK_KEYS}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **kept,
+            **self.named,
+        }

@@ -42,7 +42,7 @@ class IncrementalDecoder:
         if control is not None:
             return self._push_control(control)
         data = self._model.token_bytes(token_id, first=self._first)
-        self._first = False
+        self._first = self._first and not data and self._model.drops_leading_spaces
         return self._decode(data)
 
     def finish(self) -> str:

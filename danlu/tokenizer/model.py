@@ -4,9 +4,10 @@ A `TokenModel` knows one kind of file and nothing of chats. Control tokens never
 `encode`; `danlu.tokenizer.base.Tokenizer` puts them in where they are meant.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from danlu.tokenizer.special import AddedToken, TokenizerSettings
 
@@ -26,8 +27,13 @@ class TokenModel(Protocol):
     added: tuple[AddedToken, ...]  # tokens matched as whole strings, control tokens among them
     prefix_after_control: bool  # is a dummy space put in front of text that follows a control token
     marks_each_byte: bool  # invalid UTF-8: one U+FFFD a byte (else one for each broken sequence)
+    drops_leading_spaces: bool  # do all spaces a text begins with go (else the dummy one only)
+    spoken: frozenset[int]  # control tokens that the family's own encoding reads from plain text
     default_named: dict[str, str]  # "bos_token" and its like, where the settings do not tell
     default_prefix: tuple[int, ...]  # ids in front of a raw prompt unless the settings tell
+    default_suffix: tuple[int, ...]  # ids behind a raw prompt
+    json_refusal: str  # why `tokenizer_json` returns None
+    tokenizer_class: str  # what a saved tokenizer_config.json says where the folder's does not
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a whole token, or None."""
@@ -47,11 +53,20 @@ class TokenModel(Protocol):
         `first` says that the token opens a text, where a dummy space is not part of the text.
         """
 
+    def extended(self, tokens: Sequence[AddedToken], settings: TokenizerSettings) -> "TokenModel":
+        """Return this model with further added tokens; `settings` declare them already."""
+
     def files(self) -> dict[str, bytes]:
         """Return the files that make this model up, as written by `save`."""
 
     def canonical(self) -> bytes:
         """Return bytes that are equal for equal models, however their files are laid out."""
+
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        """Return the same tokenizer as a Hugging Face `tokenizer.json` document.
+
+        Ids and text are equal; None where that format cannot say it exactly.
+        """
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 Sources: `bytes_to_unicode` of GPT-2 (byte-level BPE); the byte fallback of sentencepiece.
 """
 
+from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 
 SPACE = "\u2581"  # the visible space of sentencepiece
 
@@ -14,6 +16,14 @@ def _byte_alphabet() -> dict[str, int]:
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def spell_bytes(tokens: Sequence[bytes]) -> list[str]:
+    """Return each token in the byte alphabet, the inverse of `byte_level_bytes`."""
+    letters = {byte: letter for letter, byte in _byte_alphabet().items()}
+    everything = b"".join(tokens).decode("latin-1").translate(letters)
+    ends = list(accumulate(map(len, tokens), initial=0))
+    return [everything[start:end] for start, end in pairwise(ends)]
 
 
 def byte_level_bytes(token: str) -> bytes:

@@ -6,7 +6,7 @@ transformers (4.x and 5.x).
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ CONFIG_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 TEMPLATE_FILE = "chat_template.jinja"
+JSON_FILE = "tokenizer.json"
+SIDE_FILES = (CONFIG_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
+FORMAT_KEY = "chat_format"  # our addition to tokenizer_config.json
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,17 @@ class AddedToken:
     lstrip: bool = False  # takes the white space before it along
     rstrip: bool = False
     single_word: bool = False
+
+    def entry(self) -> dict[str, Any]:
+        """Return the token as `added_tokens` and `added_tokens_decoder` describe it."""
+        return {
+            "content": self.text,
+            "single_word": self.single_word,
+            "lstrip": self.lstrip,
+            "rstrip": self.rstrip,
+            "normalized": False,
+            "special": self.special,
+        }
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class TokenizerSettings:
     additional: tuple[str, ...] = ()  # further control tokens
     declared: tuple[AddedToken, ...] = ()  # added_tokens_decoder and added_tokens.json
     template: str | None = None  # content of chat_template.jinja
+    published: Mapping[str, bytes] = field(default_factory=dict)  # side files as read
     origin: str = "the tokenizer"
 
     def flag(self, name: str) -> bool | None:
@@ -104,15 +119,61 @@ class TokenizerSettings:
             )
         return value
 
+    @property
+    def chat_format(self) -> str | None:
+        """The built-in format that a tokenizer without a template was given.
+
+        Raises:
+            TokenizerError: if it is not a name.
+        """
+        value = self.config.get(FORMAT_KEY)
+        if value is not None and not isinstance(value, str):
+            raise TokenizerError(
+                f"{self.origin}: {CONFIG_FILE} has {FORMAT_KEY} = {value!r}; expected a name."
+            )
+        return value
+
     def with_template(self, template: str) -> "TokenizerSettings":
         """Return the settings with this chat template instead of the folder's."""
-        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        told = ("chat_template", FORMAT_KEY)
+        config = {key: value for key, value in self.config.items() if key not in told}
         return replace(self, config=config, template=template)
+
+    def with_chat_format(self, name: str) -> "TokenizerSettings":
+        """Return the settings with a built-in chat format instead of the folder's template."""
+        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        return replace(self, config=config | {FORMAT_KEY: name}, template=None)
 
     def saved_config(self) -> dict[str, Any]:
         """Return the `tokenizer_config.json` that says what all the side files said."""
         extra = {"additional_special_tokens": list(self.additional)} if self.additional else {}
         return extra | self.config | self.named
+
+    def files(self, tokenizer_class: str) -> dict[str, bytes]:
+        """Return the side files by name: as published where they say what these settings say.
+
+        Args:
+            tokenizer_class: what `tokenizer_config.json` says where the folder's does not.
+        """
+        files = {
+            name: self.published[name] for name in (MAP_FILE, ADDED_FILE) if name in self.published
+        }
+        files[CONFIG_FILE] = self._config_file(tokenizer_class)
+        if self.template is not None:
+            files[TEMPLATE_FILE] = self._template_file(self.template)
+        return files
+
+    def _config_file(self, tokenizer_class: str) -> bytes:
+        published = self.published.get(CONFIG_FILE)
+        told = published is not None and "tokenizer_class" in self.config
+        if published is not None and told and json.loads(published) == self.config:
+            return published
+        config = {"tokenizer_class": tokenizer_class} | self.saved_config()
+        return f"{json.dumps(config, indent=2, ensure_ascii=False)}\n".encode()
+
+    def _template_file(self, template: str) -> bytes:
+        published = self.published.get(TEMPLATE_FILE, b"")
+        return published if _as_text(published) == template else template.encode()
 
     def templates(self) -> dict[str, str]:
         """Return the chat templates by name; `chat_template.jinja` wins over the config's."""
@@ -126,23 +187,27 @@ class TokenizerSettings:
         return {}
 
 
-def read_settings(folder: Path) -> TokenizerSettings:
+def read_settings(folder: Path, family: str | None = None) -> TokenizerSettings:
     """Read the side files of a tokenizer folder; each may be absent.
+
+    Args:
+        folder: the folder.
+        family: whose tokens to take where `added_tokens.json` lists those of several models.
 
     Raises:
         TokenizerError: if one cannot be read, or holds something else than expected.
     """
     try:
-        return _read_settings(folder)
+        return _read_settings(folder, family)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        names = ", ".join((CONFIG_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE))
         raise TokenizerError(
-            f"A side file of the tokenizer in '{folder}' ({names}) is not as expected: {error!r}. "
+            f"A side file of the tokenizer in '{folder}' ({', '.join(SIDE_FILES)}) is not as "
+            f"expected: {error!r}. "
             "Fetch them again."
         ) from None
 
 
-def _read_settings(folder: Path) -> TokenizerSettings:
+def _read_settings(folder: Path, family: str | None) -> TokenizerSettings:
     config = read_json_object(folder / CONFIG_FILE)
     _check_templates(config.get("chat_template"))
     mapped = {**read_json_object(folder / MAP_FILE), **config}
@@ -153,8 +218,9 @@ def _read_settings(folder: Path) -> TokenizerSettings:
         named={name: _text_of(mapped[name]) for name in NAMED if mapped.get(name)},
         denied=frozenset(name for name in NAMED if name in mapped and not mapped[name]),
         additional=tuple(_text_of(entry) for entry in _values(extra)),
-        declared=tuple(_declared(config, read_json_object(folder / ADDED_FILE))),
+        declared=tuple(_declared(config, _added_tokens(folder / ADDED_FILE, family))),
         template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        published={n: (folder / n).read_bytes() for n in SIDE_FILES if (folder / n).is_file()},
         origin=str(folder),
     )
 
@@ -182,8 +248,33 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def _added_tokens(path: Path, family: str | None) -> dict[str, Any]:
+    """Return `added_tokens.json`; of one with a section a model, the family's or the last."""
+    found = {
+        key: value for key, value in read_json_object(path).items() if not _is_note(key, value)
+    }
+    if not found or not all(isinstance(value, dict) for value in found.values()):
+        return found
+    by_name = {same_spelling(name): section for name, section in found.items()}
+    section: dict[str, Any] = by_name.get(same_spelling(family or ""), list(found.values())[-1])
+    return section
+
+
+def _is_note(key: str, value: Any) -> bool:
+    return key.startswith("_") and isinstance(value, str)
+
+
+def same_spelling(name: str) -> str:
+    """Return a family's name as all its spellings are: lower case, "-" and "." as "_"."""
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
 def _values(extra: Any) -> list[Any]:
     return list(extra.values()) if isinstance(extra, dict) else list(extra)
+
+
+def _as_text(data: bytes) -> str:
+    return data.decode().replace("\r\n", "\n")  # as text files are read
 
 
 def _text_of(entry: Any) -> str:

@@ -1,21 +1,22 @@
 """`tokenizer.json`: anything the `tokenizers` library wrote (GPT-2, Qwen2/3, Llama 3, GLM-4, ours).
 
-Text goes through the library; bytes of single tokens are worked out here, so that decoding can
-stream. Source: the serialisation of `tokenizers` 0.21 to 0.23.
+Source: the serialisation of `tokenizers` 0.21 to 0.23.
 """
 
 import copy
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from danlu.errors import TokenizerError
-from danlu.tokenizer.model import Encoded, TokenizerFolder
-from danlu.tokenizer.pieces import byte_level_bytes, piece_bytes
-from danlu.tokenizer.special import AddedToken, added_token
+from danlu.tokenizer.library import LibraryFacts, LibraryModel
+from danlu.tokenizer.model import TokenizerFolder
+from danlu.tokenizer.special import JSON_FILE as FILE
+from danlu.tokenizer.special import AddedToken, TokenizerSettings, added_token
 
-FILE = "tokenizer.json"
 FILES = (FILE,)
 PRIORITY = 20
 
@@ -33,81 +34,62 @@ def open_model(folder: TokenizerFolder) -> "TokenizerJson":
     """
     path = folder.path / FILE
     try:
-        return TokenizerJson(json.loads(path.read_text(encoding="utf-8")), folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        data = path.read_bytes()
+        return TokenizerJson(json.loads(data.decode()), folder, data)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise TokenizerError(
             f"'{path}' is not a valid tokenizer.json: {error!r}. Fetch it again."
         ) from None
 
 
-class TokenizerJson:
-    """A `TokenModel` over the `tokenizers` library."""
+class TokenizerJson(LibraryModel):
+    """A `TokenModel` made from a document; `save` gives the file back as it was read.
 
-    def __init__(self, document: dict[str, Any], folder: TokenizerFolder) -> None:
-        self._document = document
-        self._backend = _backend(document, folder)
-        self._bare = _without_prefix(document, folder) or self._backend
-        self._ids_to_bytes: dict[int, bytes] = {}
-        entries = document.get("added_tokens") or []
-        self.added = tuple(_added(entries, folder))
-        self._added_ids = {token.token_id: token.text for token in self.added}
-        self.vocab_size = 1 + max(_highest_id(document["model"]), *self._added_ids, -1)
-        self.prefix_after_control = not _prefix_at_start_only(document)
-        self.default_named: dict[str, str] = {}
-        self.default_prefix = _template_prefix(document.get("post_processor"))
-        style = _decoder_style(document.get("decoder"), folder)
-        self._byte_level, self._drops_prefix = style
-        self.marks_each_byte = not self._byte_level
+    Args:
+        document: what the file says.
+        folder: where it is, with its side files.
+        data: the file itself; None for a document that was never a file.
+    """
 
-    def token_id(self, token: str) -> int | None:
-        """Return the id of a whole token, or None."""
-        found = self._backend.token_to_id(token)
-        return None if found is None else int(found)
+    def __init__(
+        self, document: dict[str, Any], folder: TokenizerFolder, data: bytes | None = None
+    ) -> None:
+        backend = _backend(document, folder)
+        added = tuple(_added(document.get("added_tokens") or [], folder))
+        byte_level, drops_prefix = _decoder_style(document.get("decoder"), folder)
+        facts = LibraryFacts(
+            added=added,
+            vocab_size=1 + max(_highest_id(document["model"]), *(t.token_id for t in added), -1),
+            byte_level=byte_level,
+            drops_prefix=drops_prefix,
+            prefix_after_control=not _prefix_at_start_only(document),
+            default_prefix=_template_prefix(document.get("post_processor")),
+        )
+        super().__init__(backend, facts, _without_prefix(document, folder))
+        self._data = data or json.dumps(document, ensure_ascii=False, indent=2).encode()
 
-    def encode(self, text: str, *, prefix: bool) -> list[int]:
-        """Encode text; control tokens in it stay ordinary text."""
-        backend = self._backend if prefix else self._bare
-        return list(backend.encode(text, add_special_tokens=False).ids)
-
-    def encode_spans(self, text: str, *, prefix: bool) -> Encoded:
-        """As `encode`, with the characters of each token."""
-        backend = self._backend if prefix else self._bare
-        encoding = backend.encode(text, add_special_tokens=False)
-        return Encoded(list(encoding.ids), list(encoding.offsets))
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Encode many texts on all cores."""
-        batch = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in batch]
-
-    def token_bytes(self, token_id: int, *, first: bool) -> bytes:
-        """Return the bytes of a token, without the dummy space where it opens a text."""
-        data = self._ids_to_bytes.get(token_id)
-        if data is None:
-            data = self._ids_to_bytes[token_id] = self._read_bytes(token_id)
-        if first and self._drops_prefix and data[:1] == b" " and not self._is_byte(token_id):
-            return data[1:]
-        return data
-
-    def _is_byte(self, token_id: int) -> bool:
-        return self._backend.id_to_token(token_id) == "<0x20>"
-
-    def _read_bytes(self, token_id: int) -> bytes:
-        if token_id in self._added_ids:
-            return self._added_ids[token_id].encode()
-        token = self._backend.id_to_token(token_id)
-        if token is None:
-            return b""
-        return byte_level_bytes(token) if self._byte_level else piece_bytes(token)
+    def extended(
+        self, tokens: Sequence[AddedToken], settings: TokenizerSettings
+    ) -> "TokenizerJson":
+        """Return this model with further added tokens."""
+        document = json.loads(self._data)
+        entries = [{"id": token.token_id, **token.entry()} for token in tokens]
+        document["added_tokens"] = [*(document.get("added_tokens") or []), *entries]
+        return TokenizerJson(document, TokenizerFolder(Path(settings.origin), settings, None))
 
     def files(self) -> dict[str, bytes]:
-        """Return `tokenizer.json`, readable."""
-        text = json.dumps(self._document, ensure_ascii=False, indent=2)
-        return {FILE: text.encode()}
+        """Return `tokenizer.json`."""
+        return {FILE: self._data}
 
     def canonical(self) -> bytes:
         """Return the JSON with sorted keys and no white space."""
-        return json.dumps(self._document, sort_keys=True, separators=(",", ":")).encode()
+        document = json.loads(self._data)
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        """Return the document."""
+        document: dict[str, Any] = json.loads(self._data)
+        return document
 
 
 def _backend(document: dict[str, Any], folder: TokenizerFolder) -> Backend:
