@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from danlu.tokenizer import Rendered, Tokenizer, load_tokenizer
-from danlu.tokenizer.formats import find_format, format_names
-from danlu.tokenizer.react import ReactCall, parse_react
+from danlu.tokenizer.formats import format_names
 from danlu.tokenizer.truncation import fit_history
 
 # Which tokenizer of ../shared/data/tokenizers belongs to a format, and the family it is opened as.
@@ -21,7 +20,7 @@ TOKENIZERS = {
     "aquila-legacy": ("aquila", "aquila"),
     "aquila-v1": ("aquila", "aquila"),
     "aquila-v2": ("aquila", "aquila"),
-    "baichuan1-chat": ("baichuan1", "baichuan1"),
+    "baichuan1-chat": ("baichuan1", "baichuan_13b"),
     "baichuan2-chat": ("baichuan2", "baichuan2"),
     "chatglm-6b": ("chatglm", "chatglm"),
     "chatglm2-6b": ("chatglm2", "chatglm2"),

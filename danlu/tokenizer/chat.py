@@ -24,8 +24,8 @@ class Rendered:
     Attributes:
         ids: token ids, control tokens included.
         text: the whole text; control tokens that a family adds to ids only are not in it.
-        roles: role of the message whose content the token begins in, else "control" (control
-            tokens, role headers, separators).
+        roles: role of the message whose content the token shows, else "control" (control tokens,
+            role headers, separators).
         loss_mask: is the token one that the model learns to write?
         spans: `(start, end)` characters of `text`.
     """

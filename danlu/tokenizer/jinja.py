@@ -57,13 +57,24 @@ def render_template(source: str, origin: str, variables: dict[str, Any], now: da
 
 
 def variables_of(source: str, origin: str) -> set[str]:
-    """Return the names of the variables that a chat template reads.
+    """Return the names of the variables that a chat template reads from outside.
+
+    A name that the template also sets counts only where it asks whether it is defined.
 
     Raises:
         TokenizerError: if the template is wrong.
     """
     _compile(source, origin)
-    return set(meta.find_undeclared_variables(_environment().parse(source)))
+    tree = _environment().parse(source)
+    read = meta.find_undeclared_variables(tree)
+    set_here = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    return (read - set_here) | (read & _optional(tree))
+
+
+def _optional(tree: nodes.Template) -> set[str]:
+    tests = [test.node for test in tree.find_all(nodes.Test) if test.name == "defined"]
+    filters = [entry.node for entry in tree.find_all(nodes.Filter) if entry.name == "default"]
+    return {node.name for node in [*tests, *filters] if isinstance(node, nodes.Name)}
 
 
 @cache

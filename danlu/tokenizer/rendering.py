@@ -79,11 +79,12 @@ def _covers(spans: list[tuple[int, int]], position: int) -> bool:
 def _roles(layout: Layout, spans: list[tuple[int, int]], control: ControlSpan | None) -> list[str]:
     if control is not None:
         return [CONTROL]
-    return [_role_at(layout.contents, start) for start, _ in spans]
+    return [_role_of(layout.contents, start, end) for start, end in spans]
 
 
-def _role_at(contents: list[ContentSpan], position: int) -> str:
-    index = bisect_right(contents, position, key=lambda span: span.start) - 1
-    if index >= 0 and position < contents[index].end:
+def _role_of(contents: list[ContentSpan], start: int, end: int) -> str:
+    """Return the role of the content that a token begins in or, after a space, runs into."""
+    index = bisect_right(contents, max(start, end - 1), key=lambda span: span.start) - 1
+    if index >= 0 and start < contents[index].end:
         return contents[index].role
     return CONTROL

@@ -21,13 +21,11 @@ LAST_QUESTION = (
     "{%- endfor %}"
 )
 ANSWER = (
-    "{%- set thought = '' %}"
-    "{%- if message['reasoning_content'] is string %}"
-    "{%- set thought = message['reasoning_content'] %}"
-    "{%- elif '</think>' in content %}"
-    "{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1] %}"
-    "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}"
-    "{%- endif %}"
+    "{%- set parts = content.split('</think>') %}"
+    "{%- set told = message['reasoning_content'] is string %}"
+    "{%- set written = parts[0].rstrip('\\n').split('<think>')[-1] if parts[1:] else '' %}"
+    "{%- set thought = message['reasoning_content'] if told else written %}"
+    "{%- set content = parts[-1].lstrip('\\n') if parts[1:] and not told else content %}"
     "{{- '<|im_start|>assistant\\n' }}"
     "{%- if loop.index0 > ns.question and (loop.last or thought.strip('\\n')) %}"
     "{%- set content = content.lstrip('\\n') %}"
