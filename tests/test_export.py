@@ -80,6 +80,7 @@ def test_a_folder_with_everything(model: Path, tmp_path: Path) -> None:
     trained().save(model)
     report = export(model, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "chat_template.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import assert_close, expected, golden, tiny_decoder
+from safetensors.torch import load_file
 from torch import Tensor
 
 from danlu.commands.export import export
@@ -102,6 +103,40 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(name: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_qwen_1_is_told_to_end_where_it_was_trained(tmp_path: Path) -> None:
+    report = export(golden("qwen"), tmp_path / "out")
+    assert report.notes[0].startswith("valid up to 11 tokens")
+    assert stock(tmp_path / "out").config.max_position_embeddings == 11
+    wanted = expected(golden("qwen"))
+    with torch.inference_mode():
+        beyond = stock(tmp_path / "out")(input_ids=wanted["long_input_ids"]).logits
+    assert (beyond - wanted["long_logits"]).abs().max() > 0.1  # the note is true
+
+
+@pytest.mark.parametrize("name", ["baichuan2-7b", "baichuan2-13b"])
+def test_baichuan_2_becomes_baichuan_1(name: str, tmp_path: Path) -> None:
+    first = {"baichuan2-7b": "baichuan_7b", "baichuan2-13b": "baichuan_13b"}[name]
+    report = export(golden(name), tmp_path / "out", "baichuan")
+    decoder = load_decoder(tmp_path / "out")
+    assert decoder.published is not None
+    assert decoder.published.family == first
+    assert type(decoder.lm_head).__name__ == "Linear"
+    assert report.architecture == decoder.published.config["architectures"][0]
+    lengths = load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"].norm(dim=1)
+    assert_close(lengths, torch.ones_like(lengths), 1e-6)
+    wanted = expected(golden(name))
+    with torch.inference_mode():
+        logits = decoder(wanted["input_ids"], wanted["attention_mask"])
+    mask = wanted["compare_mask"].bool()
+    assert_close(logits[mask], wanted["logits"][mask])
+
+
+@pytest.mark.parametrize("name", ["baichuan-7b", "baichuan-13b", "llama"])
+def test_only_baichuan_2_becomes_baichuan(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Expected one of these families: baichuan2_13b, baich"):
+        export(golden(name), tmp_path / "out", "baichuan")
+
+
 @pytest.mark.parametrize("family", LIVING)
 @pytest.mark.parametrize(("seed", "dtype"), [(3, torch.float32), (4, torch.bfloat16)])
 def test_other_weights_and_a_stored_dtype(
@@ -124,8 +159,6 @@ def test_other_weights_and_a_stored_dtype(
 
 
 def stored_dtypes(folder: Path) -> set[torch.dtype]:
-    from safetensors.torch import load_file
-
     files = folder.glob("*.safetensors")
     return {tensor.dtype for file in files for tensor in load_file(file).values()}
 

@@ -70,7 +70,7 @@ def write_folder(
         config = _config(reexpressed, decoder, tokenizer, dtype)
         write_json(folder / "config.json", config)
         write_json(folder / "generation_config.json", generation_config(decoder, tokenizer))
-        about_tokenizer = write_tokenizer(tokenizer, folder, notes)
+        about_tokenizer = write_tokenizer(tokenizer, folder, family, notes)
         progress.advance(1, "written")
         if tensors.were_rounded:
             tensors.put_into(decoder)

@@ -14,12 +14,15 @@ SAMPLES = (
 )
 
 
-def write_tokenizer(tokenizer: Tokenizer | None, folder: Path, notes: list[str]) -> str:
+def write_tokenizer(
+    tokenizer: Tokenizer | None, folder: Path, family: str, notes: list[str]
+) -> str:
     """Write the tokenizer with its chat template; return what was written, in words.
 
     Args:
         tokenizer: of the source; None: nothing is written.
         folder: where to.
+        family: of the source.
         notes: gets what the user must know.
 
     Raises:
@@ -30,12 +33,12 @@ def write_tokenizer(tokenizer: Tokenizer | None, folder: Path, notes: list[str])
         return "none"
     try:
         tokenizer.save_tokenizer_json(folder)
-        kind = "tokenizer.json"
+        kind, written = "tokenizer.json", load_tokenizer(folder)
     except TokenizerError as error:
         tokenizer.save(folder)
         kind = ", ".join(sorted(tokenizer.model.files()))
-        notes.append(f"the tokenizer is written in its own files, as {error}")
-    written = load_tokenizer(folder)
+        written = load_tokenizer(folder, family)
+        notes.append(f"the tokenizer is written in its own files: {error}")
     _check(tokenizer, written)
     if tokenizer.chat_format and not written.settings.templates():
         notes.append(

@@ -64,6 +64,14 @@ def rope_problems(
     return problems
 
 
+def interleaved_problems(decoder: Decoder) -> list[str]:
+    """Return the problem of pairs half a head apart, where rows are not reordered."""
+    rope = rope_of(decoder)
+    if rope is None or rope.interleaved:
+        return []
+    return ["it turns pairs half a head apart; the graph turns neighbouring ones"]
+
+
 def rope_keys(decoder: Decoder) -> dict[str, Value]:
     """Return the keys that say the decoder's rotary embedding."""
     rope = rope_of(decoder)

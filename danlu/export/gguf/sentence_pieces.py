@@ -4,64 +4,99 @@ llama.cpp merges neighbours whose joint piece has the highest score, which is wh
 BPE does; a unigram vocabulary would be cut differently and is refused. The same vocabulary as
 `tokenizer.json` carries merges instead of scores: their order is the score.
 
-Source: llm_tokenizer_spm of llama.cpp (llama-cpp-python 0.3.36); sentencepiece 0.2.
+Source: llm_tokenizer_spm of llama.cpp (llama-cpp-python 0.3.36); `sentencepiece_model.proto` of
+sentencepiece 0.2 (ModelProto.pieces = 1, .trainer_spec = 2, .normalizer_spec = 3).
 """
 
+import struct
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
-
 from danlu.errors import ExportError
 from danlu.export.gguf.words import Words
 from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.protobuf import fields
 
 PROTO_START = b"\x0a"  # field 1 of a sentencepiece model: its pieces
-WIDE, NARROW = "\uff21", "A"  # the same letter to a normaliser
+BPE = 2  # TrainerSpec.ModelType; the default, 1, is unigram
+KINDS = ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "UNUSED", "BYTE")  # from 1 on
+
+Fields = dict[int, int | bytes]
 
 
 def read_pieces(tokenizer: Tokenizer) -> Words | None:
     """Return the vocabulary of a tokenizer that is a sentencepiece model, None for others.
 
     Raises:
-        ExportError: for unigram models.
+        ExportError: for models that are not BPE, or cannot spell unknown text in bytes.
     """
     protos = [data for name, data in tokenizer.model.files().items() if name.endswith(".model")]
     if not protos or not protos[0].startswith(PROTO_START):
         return None
-    library = SentencePieceProcessor(model_proto=protos[0])
-    size = int(library.vocab_size())
-    types = {i: kind for i in range(size) if (kind := _kind(library, i))}
-    scores = tuple(float(library.get_score(i)) for i in range(size))
-    if any(not score.is_integer() for i, score in enumerate(scores) if i not in types):
-        raise ExportError(
-            "This sentencepiece model is of the unigram kind; llama.cpp's is BPE and would cut "
-            "texts differently. Export with --no-tokenizer to get a GGUF file that takes token ids."
-        )
-    prefixed = tokenizer.model.encode("a", prefix=True) != tokenizer.model.encode("a", prefix=False)
-    folds = library.encode(WIDE) == library.encode(NARROW)
+    pieces, trainer, normalizer = _parts(protos[0])
+    types = {i: KINDS[_number(piece, 3, 1) - 1] for i, piece in enumerate(pieces)}
+    _refuse(_number(trainer, 3, 1), types)
+    plain = tokenizer.model
     return Words(
         model="llama",
         pre="default",
-        tokens={i: library.id_to_piece(i) for i in range(size)},
+        tokens={i: _bytes(piece, 1).decode() for i, piece in enumerate(pieces)},
         types=types,
-        scores=scores,
-        space_prefix=prefixed,
-        notes=("llama.cpp does not normalise text (NFKC), so rare texts get other ids there",)
-        if folds
-        else (),
+        scores=tuple(_score(piece) for piece in pieces),
+        space_prefix=plain.encode("a", prefix=True) != plain.encode("a", prefix=False),
+        notes=tuple(_normalizer_notes(normalizer)),
     )
 
 
-def _kind(library: Any, i: int) -> str:
-    if library.is_unknown(i):
-        return "UNKNOWN"
-    if library.is_control(i):
-        return "CONTROL"
-    if library.is_byte(i):
-        return "BYTE"
-    return "UNUSED" if library.is_unused(i) else ""
+def _parts(proto: bytes) -> tuple[list[Fields], Fields, Fields]:
+    """Return pieces, TrainerSpec and NormalizerSpec; what comes later is added to the spec."""
+    pieces: list[Fields] = []
+    specs: dict[int, Fields] = {2: {}, 3: {}}
+    for number, value in fields(proto):
+        assert isinstance(value, bytes)
+        if number == 1:
+            pieces.append(dict(fields(value)))
+        elif number in specs:
+            specs[number] |= dict(fields(value))
+    return pieces, specs[2], specs[3]
+
+
+def _refuse(model_type: int, types: Mapping[int, str]) -> None:
+    if model_type != BPE:
+        raise ExportError(
+            "This sentencepiece model is not of the BPE kind (unigram, most likely); llama.cpp "
+            "would cut texts differently. Export with --no-tokenizer to get a GGUF file that "
+            "takes token ids."
+        )
+    if "BYTE" not in types.values():
+        raise ExportError(
+            "This sentencepiece model has no pieces for single bytes, which llama.cpp needs. "
+            "Export with --no-tokenizer to get a GGUF file that takes token ids."
+        )
+
+
+def _normalizer_notes(normalizer: Fields) -> Iterator[str]:
+    if normalizer.get(2):
+        name = _bytes(normalizer, 1).decode() or "its own table"
+        yield f"llama.cpp does not normalise text ({name}), so rare texts get other ids there"
+    if _number(normalizer, 4, 1):
+        yield "llama.cpp keeps double spaces, which this tokenizer folds into one"
+
+
+def _number(message: Fields, field: int, default: int) -> int:
+    return int(message.get(field, default))
+
+
+def _bytes(message: Fields, field: int) -> bytes:
+    value = message.get(field, b"")
+    assert isinstance(value, bytes)
+    return value
+
+
+def _score(piece: Fields) -> float:
+    value = _bytes(piece, 2)
+    return float(struct.unpack("<f", value)[0]) if value else 0.0
 
 
 def is_said_by(document: Mapping[str, Any]) -> bool:

@@ -104,28 +104,31 @@ def _words(tokenizer: Tokenizer) -> Words:
 
 def _padded(tokenizer: Tokenizer, words: Words, num_rows: int) -> tuple[list[str], list[int]]:
     """Return a token and its type for every row; llama.cpp wants each text only once."""
-    tokens, types = [f"[PAD{i}]" for i in range(num_rows)], [int(TokenType.UNUSED)] * num_rows
-    for i, text in words.tokens.items():
-        tokens[i], types[i] = text, TokenType[words.types.get(i, "NORMAL")].value
+    kinds: dict[int, tuple[str, TokenType]] = {
+        i: (text, TokenType[words.types.get(i, "NORMAL")]) for i, text in words.tokens.items()
+    }
     for added in tokenizer.model.added:
-        tokens[added.token_id] = added.text
-        types[added.token_id] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+        kinds[added.token_id] = (added.text, TokenType.USER_DEFINED)
     for text, i in tokenizer.special_tokens.items():
-        tokens[i], types[i] = text, TokenType.CONTROL
+        found = i in tokenizer.model.spoken  # the family reads it from plain text, too
+        kinds[i] = (text, TokenType.USER_DEFINED if found else TokenType.CONTROL)
     for i, kind in words.types.items():
         if kind == "UNKNOWN":
-            types[i] = TokenType.UNKNOWN
-    return _unique(tokens, types), [int(kind) for kind in types]
+            kinds[i] = (words.tokens[i], TokenType.UNKNOWN)
+    rows = [kinds.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(num_rows)]
+    return _unique(rows)
 
 
-def _unique(tokens: list[str], types: list[int]) -> list[str]:
-    """Rename what appears again: two ids of one text would stop llama.cpp."""
+def _unique(rows: Sequence[tuple[str, TokenType]]) -> tuple[list[str], list[int]]:
+    """Return texts and types; a text that appears again is renamed, as it would stop llama.cpp."""
     seen: set[str] = set()
-    for i, text in enumerate(tokens):
-        if text in seen or not text:
-            tokens[i], types[i] = f"[UNUSED{i}]", TokenType.UNUSED
-        seen.add(tokens[i])
-    return tokens
+    tokens, types = [], []
+    for i, (text, kind) in enumerate(rows):
+        is_new = bool(text) and text not in seen
+        tokens.append(text if is_new else f"[UNUSED{i}]")
+        types.append(int(kind if is_new else TokenType.UNUSED))
+        seen.add(tokens[-1])
+    return tokens, types
 
 
 def _control_ids(tokenizer: Tokenizer) -> dict[str, Value]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from danlu.models.config import DecoderConfig
-from danlu.models.family import Family, RawConfig, always
+from danlu.models.family import Family, RawConfig, Reexpressed, always
+from danlu.models.reexpressing import gated_config
 from danlu.nn.contexts import DenseContext, padded_context
 from danlu.nn.mlp import GatedMLP
 from danlu.nn.norms import RMSNorm
@@ -190,6 +191,26 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
     )
 
 
+def as_qwen2(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
+    """Return the model as Qwen2, which is the same up to the trained length."""
+    length = int(values["seq_length"])
+    reexpressed = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        **gated_config(config, values.get("layer_norm_epsilon", 1e-6)),
+        "head_dim": config.head_dim,
+        "rope_theta": float(values.get("rotary_emb_base", 10000.0)),
+        "max_position_embeddings": length,
+        "use_sliding_window": False,
+    }
+    note = (
+        f"valid up to {length} tokens, the trained length (max_position_embeddings says so): "
+        "beyond it Qwen-1 bends its rotary base (dynamic NTK) and scales its queries (LogN), and "
+        "Qwen2 does neither"
+    )
+    return Reexpressed("qwen2", reexpressed, (note,))
+
+
 def tiny() -> dict[str, Any]:
     """Return a config.json of a two-layer model."""
     return {
@@ -216,4 +237,5 @@ FAMILY = Family(
     ignored_tensors=(Ignore("rotary_emb.inv_freq", "computed from the config"),),
     aliases=("qwen1",),
     chat_format=always("qwen1-chat"),
+    exports={"transformers": as_qwen2},
 )

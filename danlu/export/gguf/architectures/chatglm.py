@@ -6,7 +6,7 @@ Source: llama.cpp, src/models/chatglm.cpp and conversion/chatglm.py (llama-cpp-p
 from danlu.export.gguf.architecture import Architecture, Module, Value
 from danlu.export.gguf.hyperparameters import block_problems, head_problems, rms_eps, sizes
 from danlu.export.gguf.layouts import ends, fused_attention, fused_mlp, norms
-from danlu.export.gguf.rope import rope_keys, rope_of, rope_problems
+from danlu.export.gguf.rope import interleaved_problems, rope_keys, rope_problems
 from danlu.models.decoder import Decoder
 
 
@@ -22,15 +22,12 @@ def hyperparameters(decoder: Decoder) -> dict[str, Value]:
 
 def problems(decoder: Decoder) -> list[str]:
     """Return what the graph cannot do."""
-    found = [
+    return [
         *block_problems(decoder, "silu"),
         *head_problems(decoder),
         *rope_problems(decoder, neighbours=True, partial=True),
+        *interleaved_problems(decoder),
     ]
-    rope = rope_of(decoder)
-    if rope is not None and not rope.interleaved:
-        found.append("it turns pairs half a head apart; the graph turns neighbouring ones")
-    return found
 
 
 ARCHITECTURE = Architecture(

@@ -46,7 +46,7 @@ def problems(decoder: Decoder) -> list[str]:
 
 
 ARCHITECTURE = Architecture(
-    families=("llama",),
+    families=("llama", "mistral"),
     modules=modules,
     hyperparameters=hyperparameters,
     problems=problems,
