@@ -3,7 +3,8 @@
 Text is encoded by the sentencepiece library; what a family does around it is its `Wrapping`, found
 by the file's name, the family, or the pieces themselves.
 Source: sentencepiece 0.2 and its `sentencepiece_model.proto` (fields used:
-ModelProto.normalizer_spec = 3, .add_dummy_prefix = 3, .remove_extra_whitespaces = 4;
+ModelProto.pieces = 1, .piece = 1, .score = 2, .type = 3; ModelProto.normalizer_spec = 3,
+.add_dummy_prefix = 3, .remove_extra_whitespaces = 4;
 SentencePieceText.pieces = 2, .id = 2, .begin = 4, .end = 5).
 """
 
@@ -19,7 +20,7 @@ from danlu.errors import TokenizerError
 from danlu.tokenizer.families import Dialect, dialect_of
 from danlu.tokenizer.model import Encoded, TokenizerFolder
 from danlu.tokenizer.pieces import SPACE, piece_bytes
-from danlu.tokenizer.protobuf import bytes_field, fields, number_field
+from danlu.tokenizer.protobuf import bytes_field, fields, float_field, number_field
 from danlu.tokenizer.special import ADDED_FILE, AddedToken, Splitter, TokenizerSettings
 from danlu.tokenizer.wrapping import (
     BAICHUAN,
@@ -45,6 +46,7 @@ PRIORITY = 10
 PROTO_START = b"\x0a"  # field 1 (pieces); a tiktoken file of the same name starts with base64
 CHATGLM2_PIECES = 64789
 BAICHUAN_PIECE = "<reserved_102>"
+CONTROL_PIECE, USER_DEFINED_PIECE = 3, 4
 # Appended to a serialised model: a second normalizer_spec, merged into the first by protobuf.
 NO_DUMMY_PREFIX = bytes_field(3, number_field(3, 0))
 
@@ -262,8 +264,14 @@ class SentencePieceModel:
     def extended(
         self, tokens: Sequence[AddedToken], settings: TokenizerSettings
     ) -> "SentencePieceModel":
-        """Return this model with further added tokens, which `settings` declare."""
+        """Return this model with further added tokens, which `settings` declare.
+
+        They become pieces of the model, which its own library then finds inside a text, unless the
+        family's tokens are numbered behind the pieces; then they stay beside it.
+        """
         file, proto = self._published
+        if self.vocab_size == self._first_id + self.num_pieces and not self.wrapping.icetk:
+            proto += b"".join(_piece(token) for token in tokens)
         return SentencePieceModel(proto, self.wrapping, settings, file)
 
     def files(self) -> dict[str, bytes]:
@@ -291,6 +299,13 @@ class SentencePieceModel:
     def json_refusal(self) -> str:
         """Why `tokenizer_json` returns None."""
         return "not yet"
+
+
+def _piece(token: AddedToken) -> bytes:
+    """Return a piece as a part of a serialised model: a control piece, or one found as a whole."""
+    kind = CONTROL_PIECE if token.special else USER_DEFINED_PIECE
+    text = bytes_field(1, token.text.encode())
+    return bytes_field(1, text + float_field(2, 0.0) + number_field(3, kind))
 
 
 def _pieces(message: bytes) -> Iterator[dict[int, int | bytes]]:
