@@ -1,4 +1,4 @@
-"""`danlu tokenizer`: train one, or compare several."""
+"""`danlu tokenizer`: train one, add to one, or compare several."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from danlu.cli import flags
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_rows, print_table, results
 
@@ -49,6 +50,58 @@ def train(
     with shown_progress() as progress:
         report = train_tokenizer(corpus, out, vocab_size, chat_format, progress, control or [])
     print_rows(report.rows(), title=f"Trained into {out}")
+
+
+@app.command()
+def extend(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Folder of a model, or of a tokenizer alone."),
+    ],
+    out: flags.OutFolder,
+    word: Annotated[
+        list[str] | None, typer.Option(metavar="W", help="A word to add; may be repeated.")
+    ] = None,
+    words: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file with a word per line; may be repeated."),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOKEN", help="A control token to add; may be repeated."),
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text, JSONL or folder to learn words from; may be repeated."),
+    ] = None,
+    add: Annotated[
+        int, typer.Option(metavar="N", help="Learn the N words of the corpus that save most.")
+    ] = 0,
+    pad_to: Annotated[
+        int, typer.Option(help="Make the number of rows a multiple of this, as 64.")
+    ] = 1,
+    family: Annotated[
+        str | None, typer.Option(help="Family of the model, where the folder does not tell it.")
+    ] = None,
+) -> None:
+    """Add words and control tokens to a tokenizer and rows for them to its model.
+
+    Old ids and their rows stay as they are.
+    A word's row starts as the mean of the rows of its old tokens.
+    A control token's starts as the mean of all ordinary rows. Train them next.
+
+    [bold]Examples[/bold]
+
+    - danlu tokenizer extend MODEL OUT --word 丹炉 --words terms.txt --control "<|tool|>"
+
+    - danlu tokenizer extend MODEL OUT --corpus texts/ --add 2000 --pad-to 64
+    """
+    from danlu.commands.extend import NewTokens, extend_vocabulary
+
+    new = NewTokens(word or [], words or [], control or [], corpus or [], add)
+    with shown_progress() as progress:
+        report = extend_vocabulary(model, out, new, pad_to, family, progress)
+    print_rows(report.rows(), title=f"Extended into {out}")
 
 
 @app.command()

@@ -13,8 +13,9 @@ _CODE_SHARE = 1 / 3
 _CODE_LINE = re.compile(
     r"""^\s*(
         (def|class|elif|for|if|while|with|try|except|else|switch|func|fn)\b.*[:{]$
-      | (import|from|return|print|raise|assert|const|let|var|static|public|private|package)\b
-            .*[\w)\]'";]$
+      | (from\s\S+\s)?import\s[\w.*,{} ]+
+      | (return|raise|assert|const|let|var|static|public|private|package)\b
+            (\s\S+|.*[()\[\]{}=;"].*)?$
       | [@#]\w[\w.]*(\(.*\)|\s*[<"].*)?$                # a decorator, an #include
       | .*[;{}]$
       | [)\]}]+[,;:]?$
