@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_BYTES = 1000  # larger files are "large", with a sha256 and a redirect to another host
+LFS_BYTES = 1000  # larger files have a sha256 and lie on another host; smaller ones elsewhere here
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -127,6 +127,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer_json(
                 {"Code": 200, "Data": {"RevisionMap": {"Branches": names, "Tags": None}}}
             )
+        if path.startswith("/api/resolve-cache/"):
+            return self.send_file(path.rpartition("::")[2])
         if path.endswith("/repo"):
             return self.send_file(query["FilePath"][0])
         return self.resolve(path.partition("/resolve/")[2].partition("/")[2])
@@ -134,10 +136,10 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, name: str) -> None:
         if name not in self.hub.files:
             return self.refuse(404, "EntryNotFound")
-        if len(self.hub.files[name]) <= LFS_BYTES:
-            return self.send_file(name)
-        self.send_response(302)
-        self.send_header("Location", f"{self.hub.other_host}/large/{name}")
+        here = f"/api/resolve-cache/models/{self.hub.model_id}::{name}"
+        is_large = len(self.hub.files[name]) > LFS_BYTES
+        self.send_response(302 if is_large else 307)
+        self.send_header("Location", f"{self.hub.other_host}/large/{name}" if is_large else here)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

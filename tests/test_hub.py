@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hub_on_loopback import COMMIT, Hub, running
 from danlu.cli.app import run
 from danlu.errors import DownloadError, OutputError
 from danlu.hub import HubName, download
+from danlu.hub.connection import SafeRedirects
 from danlu.hub.downloading import Downloaded
 from danlu.progress import Silent
 
@@ -195,6 +197,19 @@ def test_tokens_reach_the_hub_and_nobody_else(hub: Hub, tmp_path: Path) -> None:
     assert not any({"Authorization", "Cookie"} & request.headers.keys() for request in large)
     assert hub.requests[0].headers["Authorization"] == "Bearer hf_secret"
     assert "hf_secret" not in (tmp_path / "hf" / "danlu-download.json").read_text()
+
+
+def test_a_redirect_out_of_https_is_refused() -> None:
+    request = urllib.request.Request("https://hub.example/a", headers={"Authorization": "Bearer x"})
+    handler = SafeRedirects(("Authorization",))
+    with pytest.raises(DownloadError, match=r"leads on to http://other\.example/a"):
+        handler.redirect_request(request, None, 302, "Found", {}, "http://other.example/a")
+    there = handler.redirect_request(request, None, 302, "Found", {}, "https://other.example/a")
+    here = handler.redirect_request(request, None, 302, "Found", {}, "https://hub.example/b")
+    assert there is not None
+    assert here is not None
+    assert not there.has_header("Authorization")
+    assert here.get_header("Authorization") == "Bearer x"
 
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN", "MODELSCOPE_API_TOKEN"])

@@ -203,6 +203,12 @@ def test_a_config_that_describes_nothing(tmp_path: Path, text: str) -> None:
     assert besides_tokenizer(found)
 
 
+def test_sizes_that_no_machine_holds(tmp_path: Path) -> None:
+    folder = copy_golden("qwen2", tmp_path / "model")
+    spoil_config(folder, vocab_size=10**18)
+    assert any("no machine holds" in problem for problem in model(folder).problems)
+
+
 def test_weights_without_a_config(tmp_path: Path) -> None:
     folder = copy_golden("qwen2", tmp_path / "model")
     (folder / "config.json").unlink()

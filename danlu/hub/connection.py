@@ -71,7 +71,7 @@ class Connection:
             logger.warning("The token travels unencrypted to %s; prefer https.", endpoint)
         self.endpoint = endpoint.rstrip("/")
         self._secret = dict(secret)
-        self._opener = urllib.request.build_opener(_Redirects(tuple(secret)))
+        self._opener = urllib.request.build_opener(SafeRedirects(tuple(secret)))
 
     def open(self, path: str, start: int = 0) -> http.client.HTTPResponse:
         """Return the answer to a GET of `path`, from byte `start` on if the server can do that.
@@ -109,7 +109,7 @@ class Connection:
             ) from None
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects; another host never sees the secret, and https stays https."""
 
     def __init__(self, secret_names: tuple[str, ...]) -> None:

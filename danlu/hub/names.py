@@ -1,7 +1,8 @@
 """Names that come from a user or from a hub, checked before they become paths or addresses."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from danlu.errors import DownloadError, bullet_list, did_you_mean
@@ -87,21 +88,22 @@ def check_file_names(names: Sequence[str], origin: str) -> None:
         DownloadError: naming every one.
     """
     wrong = [f"{name!r}: {why}" for name in names if (why := _wrong(name))]
-    folded = [name.casefold() for name in names]
-    wrong += [f"{name!r} is listed twice" for name in sorted(set(names)) if names.count(name) > 1]
-    known = set(folded)
+    wrong += [f"{name!r} is listed twice" for name, count in Counter(names).items() if count > 1]
+    known = {name.casefold() for name in names}
     wrong += [
-        f"{name!r} is a file and a folder"
-        for name in names
-        if any(
-            "/".join(name.casefold().split("/")[:i]) in known for i in range(1, name.count("/") + 1)
-        )
+        f"{name!r}: a file has the name of its folder" for name in names if _meets(name, known)
     ]
     if wrong:
         raise DownloadError(
             f"{origin} lists files that cannot be stored safely:{bullet_list(wrong)}\n"
             "Expected paths inside the model's folder. Nothing was written; do not use this model."
         )
+
+
+def _meets(name: str, known: Set[str]) -> bool:
+    """Return whether a folder of `name` is the name of a file."""
+    parts = name.casefold().split("/")
+    return any("/".join(parts[:end]) in known for end in range(1, len(parts)))
 
 
 def _wrong(name: str) -> str:

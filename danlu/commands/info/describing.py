@@ -166,7 +166,9 @@ def _decoder(values: dict[str, Any], family: str | None, problems: list[str]) ->
         return decoder_from_config(values, family)
     except DanluError as error:
         problems.append(str(error))
-        return None
+    except (RuntimeError, OverflowError) as error:  # torch's, for sizes beyond any memory
+        problems.append(f"config.json describes a model that no machine holds: {error}")
+    return None
 
 
 def _manifest(folder: Path, problems: list[str]) -> Manifest | None:

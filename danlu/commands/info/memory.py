@@ -48,12 +48,10 @@ class MemoryFacts:
     def rows(self) -> list[tuple[str, str]]:
         """Return labels and values to print."""
         full = self.cache_token_bytes * self.max_seq_len
+        stored = f"{size_text(self.stored_bytes)} as stored, " if self.stored_bytes else ""
+        dense = f"{size_text(self.bf16_bytes)} in bf16, {size_text(self.fp32_bytes)} in fp32"
         return [
-            (
-                "to load",
-                f"{size_text(self.stored_bytes)} as stored, {size_text(self.bf16_bytes)} in bf16, "
-                f"{size_text(self.fp32_bytes)} in fp32",
-            ),
+            ("to load", stored + dense),
             (
                 "to train",
                 f"whole: {size_text(self.full_bf16_bytes)} in bf16, "
