@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from chat_cases import every_control_tokenizer, learned_text
+from tokenizer_cases import tiny_tokenizer
 
 from danlu.errors import TokenizerError
+from danlu.tokenizer import load_tokenizer
 from danlu.tokenizer.template_json import templates_in_json
 
 # The example of PaddleNLP's documentation, its comma at the end included.
@@ -83,6 +85,19 @@ def test_it_can_be_saved_with_a_tokenizer(tmp_path: Path) -> None:
     own = every_control_tokenizer().with_chat_format(path)
     expected = every_control_tokenizer().render_chat(TALK, format=path)
     assert own.render_chat(TALK) == expected
+
+
+def test_a_folder_with_such_a_file(tmp_path: Path) -> None:
+    tiny_tokenizer().with_chat_format("chatml").save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    path = written(tmp_path, SOURCE)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.render_chat(TALK).text == tokenizer.render_chat(TALK, format=path).text
+    tokenizer.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint() == tokenizer.fingerprint()
+    written(tmp_path, SOURCE[:60])
+    with pytest.raises(TokenizerError, match=r"chat_template.json' is not valid JSON"):
+        load_tokenizer(tmp_path)
 
 
 def test_commas_inside_texts_stay() -> None:

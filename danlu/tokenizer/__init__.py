@@ -10,13 +10,16 @@ from danlu.tokenizer.compression import CompressionRow, compare_tokenizers
 from danlu.tokenizer.incremental import IncrementalDecoder
 from danlu.tokenizer.loading import load_tokenizer
 from danlu.tokenizer.training import train_bpe
+from danlu.tokenizer.truncation import FittedHistory, fit_history
 
 __all__ = [
     "CompressionRow",
+    "FittedHistory",
     "IncrementalDecoder",
     "Rendered",
     "Tokenizer",
     "compare_tokenizers",
+    "fit_history",
     "load_tokenizer",
     "train_bpe",
 ]

@@ -201,8 +201,8 @@ class Tokenizer:
         if self._own_format is None:
             raise TokenizerError(
                 f"{self.settings.origin} has no chat template (no {TEMPLATE_FILE}, no "
-                f"chat_template in {CONFIG_FILE}). Name one with format=: a built-in format or "
-                "a .jinja file."
+                f"chat_template in {CONFIG_FILE}). Name one with format=: a built-in format, or "
+                "a .jinja or .json file."
             )
         return self._own_format
 

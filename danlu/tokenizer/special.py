@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import TokenizerError
+from danlu.tokenizer.template_json import templates_in_json
 
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 CONFIG_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_JSON_FILE = "chat_template.json"
 JSON_FILE = "tokenizer.json"
 SIDE_FILES = (CONFIG_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
 FORMAT_KEY = "chat_format"  # our addition to tokenizer_config.json
@@ -212,17 +214,27 @@ def _read_settings(folder: Path, family: str | None) -> TokenizerSettings:
     _check_templates(config.get("chat_template"))
     mapped = {**read_json_object(folder / MAP_FILE), **config}
     extra = mapped.get("additional_special_tokens") or mapped.get("extra_special_tokens") or []
-    template = folder / TEMPLATE_FILE
     return TokenizerSettings(
         config=config,
         named={name: _text_of(mapped[name]) for name in NAMED if mapped.get(name)},
         denied=frozenset(name for name in NAMED if name in mapped and not mapped[name]),
         additional=tuple(_text_of(entry) for entry in _values(extra)),
         declared=tuple(_declared(config, _added_tokens(folder / ADDED_FILE, family))),
-        template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        template=_template(folder, "chat_template" in config),
         published={n: (folder / n).read_bytes() for n in SIDE_FILES if (folder / n).is_file()},
         origin=str(folder),
     )
+
+
+def _template(folder: Path, is_in_config: bool) -> str | None:
+    """Return the folder's template file; one in JSON counts where there is no other."""
+    path, in_json = folder / TEMPLATE_FILE, folder / TEMPLATE_JSON_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if in_json.is_file() and not is_in_config:
+        found = templates_in_json(in_json.read_text(encoding="utf-8"), str(in_json))
+        return found.get("default")
+    return None
 
 
 def _check_templates(value: Any) -> None:
