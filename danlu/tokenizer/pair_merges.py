@@ -3,34 +3,37 @@
 Rank files (tiktoken) and sentencepiece models name tokens and their order only: two neighbours are
 merged whenever their concatenation is a token, the best ranked first, the leftmost of equals.
 Whatever the text around it, such a token can come about from one pair only: the last one when it is
-encoded alone. So one merge for each token says the same. Proper vocabularies, where every token
-ranks behind its parts, allow a quick test of a pair: undo the merges on both sides of its boundary
-from the latest back, and see that none across the boundary would have come first.
+encoded alone. So one merge for each token says the same. Proper tokens, which rank behind all that
+they are made of, allow a quick test of a pair: undo the merges on both sides of its boundary from
+the latest back, and see that none across the boundary would have come first.
 """
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import groupby, pairwise
+
+Pair = tuple[str, str]
 
 
-def token_merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
+def token_merges(ranks: Mapping[str, int]) -> list[Pair]:
     """Return the pair that each token of two or more characters is merged from, in rank order.
 
     Tokens that no merging reaches are left out; text can hold them only as whole words.
 
     Args:
-        ranks: token -> rank, in the order of the ranks; every token of one character is a start.
+        ranks: token -> rank, in the order of the ranks; characters that are no token cannot merge.
     """
-    cuts: dict[str, int] = {}
+    cuts: dict[str, int] = {}  # of proper tokens
     merges = []
     for token, rank in ranks.items():
-        size = len(token)
-        if size == 1:
+        if len(token) == 1:
             continue
-        cut = 1 if size == 2 else _proper_cut(ranks, cuts, token, rank)
-        if cut is None:
-            cut = _slow_cut(ranks, token)
-        if cut is not None and token[:cut] in ranks and token[cut:] in ranks:
+        cut = _proper_cut(ranks, cuts, token, rank)
+        if cut is not None:
             cuts[token] = cut
+        else:
+            cut = _slow_cut(ranks, token)
+        if cut is not None:
             merges.append((token[:cut], token[cut:]))
     return merges
 
@@ -42,15 +45,16 @@ def _proper_cut(
     get = ranks.get
     for cut in range(len(token) - 1, 0, -1):
         left = token[:cut]
-        if get(left, rank) < rank:
+        if get(left, rank) < rank or (cut == 1 and left in ranks):
             right = token[cut:]
-            if get(right, rank) < rank and _stays_apart(ranks, cuts, left, right):
+            earlier = get(right, rank) < rank or (len(right) == 1 and right in ranks)
+            if earlier and _stays_apart(ranks, cuts, left, right):
                 return cut
     return None
 
 
 def _stays_apart(ranks: Mapping[str, int], cuts: Mapping[str, int], left: str, right: str) -> bool:
-    """Is the boundary between two tokens kept until both of them are whole?"""
+    """Is the boundary between two proper tokens kept until both of them are whole?"""
     get = ranks.get
     left_rank, right_rank = ranks[left], ranks[right]
     while True:
@@ -84,4 +88,32 @@ def _slow_cut(ranks: Mapping[str, int], token: str) -> int | None:
             return None
         _, best = min(found)
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return len(parts[0])
+    return len(parts[0]) if all(part in ranks for part in parts) else None
+
+
+def order_of_equals(merges: list[Pair], ranks: Mapping[str, int]) -> list[Pair] | None:
+    """Return the merges so that of equally ranked neighbours the left pair comes first.
+
+    Where ranks are shared, "the leftmost of equals" must become an order of pairs: (a, b) before
+    (b, c). None where two pairs would each have to come before the other.
+    """
+    ordered: list[Pair] = []
+    for _, group in groupby(merges, key=lambda pair: ranks[pair[0] + pair[1]]):
+        pairs = list(group)
+        sorted_group = list(_left_first(pairs)) if len(pairs) > 1 else pairs
+        if len(sorted_group) != len(pairs):
+            return None
+        ordered += sorted_group
+    return ordered
+
+
+def _left_first(pairs: list[Pair]) -> Iterator[Pair]:
+    """Yield each pair once no other pair has to come before it; stops at a circle."""
+    waiting = pairs
+    while waiting:
+        ends = Counter(right for _, right in waiting)
+        free = {pair for pair in waiting if ends[pair[0]] == (pair[0] == pair[1])}
+        if not free:
+            return
+        yield from (pair for pair in waiting if pair in free)
+        waiting = [pair for pair in waiting if pair not in free]
