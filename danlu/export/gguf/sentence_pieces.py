@@ -35,16 +35,19 @@ def read_pieces(tokenizer: Tokenizer) -> Words | None:
     if not protos or not protos[0].startswith(PROTO_START):
         return None
     pieces, trainer, normalizer = _parts(protos[0])
+    plain = tokenizer.model
+    space_prefix = plain.encode("a", prefix=True) != plain.encode("a", prefix=False)
     types = {i: KINDS[_number(piece, 3, 1) - 1] for i, piece in enumerate(pieces)}
     _refuse(_number(trainer, 3, 1), types)
-    plain = tokenizer.model
+    if space_prefix:  # llama.cpp would put a space behind each piece that is found as a whole
+        types = {i: "NORMAL" if t == "USER_DEFINED" else t for i, t in types.items()}
     return Words(
         model="llama",
         pre="default",
         tokens={i: _bytes(piece, 1).decode() for i, piece in enumerate(pieces)},
         types=types,
         scores=tuple(_score(piece) for piece in pieces),
-        space_prefix=plain.encode("a", prefix=True) != plain.encode("a", prefix=False),
+        space_prefix=space_prefix,
         notes=tuple(_normalizer_notes(normalizer)),
     )
 

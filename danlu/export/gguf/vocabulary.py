@@ -16,6 +16,7 @@ from danlu.export.gguf import byte_level, sentence_pieces
 from danlu.export.gguf.architecture import Value
 from danlu.export.gguf.words import Words
 from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.special import AddedToken
 
 
 class TokenType(IntEnum):
@@ -44,6 +45,8 @@ class Vocabulary:
     notes: tuple[str, ...] = field(default=())
 
 
+LAST_MERGED = -1e6  # the score of what is no piece: llama.cpp merges to any token there is
+
 NO_VOCABULARY = Vocabulary(
     {"tokenizer.ggml.model": "none"},
     "none: the source has no tokenizer, so llama.cpp takes token ids only",
@@ -65,7 +68,8 @@ def vocabulary(tokenizer: Tokenizer | None, num_rows: int) -> Vocabulary:
         )
     words = _words(tokenizer)
     tokens, types = _padded(tokenizer, words, num_rows)
-    scores = [*words.scores, *[0.0] * (num_rows - len(words.scores))] if words.scores else []
+    behind = [LAST_MERGED] * (num_rows - len(words.scores))
+    scores = [*words.scores, *behind] if words.scores else []
     lists: dict[str, Value] = {
         "tokens": tokens,
         "token_type": types,
@@ -82,8 +86,9 @@ def vocabulary(tokenizer: Tokenizer | None, num_rows: int) -> Vocabulary:
         metadata["tokenizer.ggml.add_space_prefix"] = words.space_prefix
     if template := tokenizer.settings.templates().get("default"):
         metadata["tokenizer.chat_template"] = template
+    notes = (*words.notes, *_prefix_notes(tokenizer), *_word_notes(tokenizer))
     summary = f"{words.model} ({words.pre}), {tokenizer.vocab_size:,} tokens"
-    return Vocabulary(metadata, summary, (*words.notes, *_prefix_notes(tokenizer)))
+    return Vocabulary(metadata, summary, notes)
 
 
 def _words(tokenizer: Tokenizer) -> Words:
@@ -109,14 +114,28 @@ def _padded(tokenizer: Tokenizer, words: Words, num_rows: int) -> tuple[list[str
     }
     for added in tokenizer.model.added:
         kinds[added.token_id] = (added.text, TokenType.USER_DEFINED)
+    found_in_text = _found_in_text(tokenizer, words)
     for text, i in tokenizer.special_tokens.items():
-        found = i in tokenizer.model.spoken  # the family reads it from plain text, too
-        kinds[i] = (text, TokenType.USER_DEFINED if found else TokenType.CONTROL)
+        kinds[i] = (text, TokenType.USER_DEFINED if i in found_in_text else TokenType.CONTROL)
     for i, kind in words.types.items():
         if kind == "UNKNOWN":
             kinds[i] = (words.tokens[i], TokenType.UNKNOWN)
     rows = [kinds.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(num_rows)]
     return _unique(rows)
+
+
+def _found_in_text(tokenizer: Tokenizer, words: Words) -> set[int]:
+    """Return control tokens that the family reads from plain text, where llama.cpp does the same.
+
+    It finds them inside words too, and puts the space of a text behind them.
+    """
+    if words.space_prefix:
+        return set()
+    return set(tokenizer.model.spoken) - {token.token_id for token in _whole_words(tokenizer)}
+
+
+def _whole_words(tokenizer: Tokenizer) -> list[AddedToken]:
+    return [token for token in tokenizer.model.added if token.special and token.single_word]
 
 
 def _unique(rows: Sequence[tuple[str, TokenType]]) -> tuple[list[str], list[int]]:
@@ -166,3 +185,8 @@ def _prefix_notes(tokenizer: Tokenizer) -> Sequence[str]:
         return ()
     texts = " ".join(tokenizer.control_texts.get(i, str(i)) for i in prefix)
     return (f"llama.cpp puts nothing in front of a raw prompt; this model wants {texts} there",)
+
+
+def _word_notes(tokenizer: Tokenizer) -> Sequence[str]:
+    texts = ", ".join(token.text for token in _whole_words(tokenizer))
+    return (f"in chats llama.cpp finds {texts} inside words, too",) if texts else ()
