@@ -23,7 +23,7 @@ from torch import Tensor
 
 import danlu.weights.writing
 from danlu.commands.extend import ExtendReport, NewTokens, extend_vocabulary, read_words
-from danlu.commands.vocabulary_rows import NewRows, grown
+from danlu.commands.vocabulary_rows import Checkpoint, NewRows, grown
 from danlu.errors import (
     CheckpointError,
     ConfigError,
@@ -498,6 +498,24 @@ def test_weights_that_do_not_fit(model: Path, tmp_path: Path) -> None:
     assert "lack lm_head.weight" in refused(CheckpointError, model, tmp_path / "out", NEW)
     (model / "model.safetensors").unlink()
     assert "No weights in" in refused(CheckpointError, model, tmp_path / "out", NEW)
+
+
+def test_a_size_that_would_be_another_family(tmp_path: Path) -> None:
+    """Only the vocabulary's size says that this config is of the second Baichuan."""
+    model = copy_golden("baichuan2-13b", tmp_path / "model")
+    spoil_config(model, vocab_size=125696, tokenizer_class="REMOVE")
+    with pytest.raises(
+        CheckpointError, match="read as one of family 'baichuan_13b', not"
+    ) as caught:
+        Checkpoint(model).write(tmp_path / "out", NewRows(125696, [[0]], [0]))
+    assert "With 125,697 rows" in str(caught.value)
+
+
+def test_a_config_without_the_size(model: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(model)
+    checkpoint.config.pop("vocab_size")
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        checkpoint.write(tmp_path, NewRows(270, [[0]], [0]))
 
 
 def test_no_tokenizer_and_no_folder(model: Path, tmp_path: Path) -> None:

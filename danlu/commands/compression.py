@@ -87,7 +87,7 @@ def compare_token_counts(
     """
     opened = open_tokenizers(tokenizers)
     samples: dict[str, list[str]] = {kind: [] for kind in KINDS.values()}
-    for kind, text in _samples(texts):
+    for kind, text in documents_by_kind(texts):
         samples[kind].append(text)
     found = {kind: documents for kind, documents in samples.items() if documents}
     sizes = {name: tokenizer.vocab_size for name, tokenizer in opened.items()}
@@ -101,8 +101,8 @@ def open_tokenizers(folders: Sequence[str | Path]) -> dict[str, Tokenizer]:
     return {path.name if are_unique else str(path): load_tokenizer(path) for path in paths}
 
 
-def _samples(texts: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
-    """Yield kind and text of every document."""
+def documents_by_kind(texts: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
+    """Yield kind and text of every document of `texts`, as `compare_token_counts` takes them."""
     if not texts:
         yield from _tiny_world()
         return
