@@ -34,6 +34,7 @@ ROUNDS = [
     {"role": "user", "content": "\u4f60\u597d, and 3 + 3?"},
 ]
 SYSTEM = {"role": "system", "content": "Be brief."}
+HIDDEN = {"chatglm2": "[gMASK]sop"}  # has no text in danlu; a template can only write it
 WITHOUT_SYSTEM = ("aquila", "baichuan1", "chatglm2")  # formats with a fixed text in its place
 
 
@@ -61,10 +62,8 @@ def test_the_same_ids(exported: tuple[str, Any, Any, list[str]], shared: Path) -
     cases = golden_cases(shared, name)
     assert len(cases) >= 30
     for case in cases:
-        ids = tokenizer.encode(case["text"])
-        assert (
-            stock.encode(case["text"], add_special_tokens=False, split_special_tokens=True) == ids
-        )
+        ids = tokenizer.encode(case["text"], allow_special=True)  # as stock tokenizers always do
+        assert stock.encode(case["text"], add_special_tokens=False) == ids
     assert notes == []
 
 
@@ -76,7 +75,7 @@ def test_the_same_chat(exported: tuple[str, Any, Any, list[str]]) -> None:
     for messages in (ROUNDS[:1], ROUNDS, *([] if name in WITHOUT_SYSTEM else [[SYSTEM, *ROUNDS]])):
         ours = tokenizer.render_chat(messages)
         text = stock.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert text == ours.text
+        assert text.removeprefix(HIDDEN.get(name, "")) == ours.text
         ids = stock.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert ids == ours.ids
 
