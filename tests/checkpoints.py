@@ -12,9 +12,12 @@ from torch import Tensor
 from danlu.loading import decoder_from_config, save_decoder
 from danlu.models import discover
 from danlu.models.decoder import Decoder
+from danlu.models.families.chatglm import ContextFromIds
+from danlu.models.families.glm_10b import ContextBeforeSop
 
 HERE = Path(__file__).parent
-FAMILIES = ("llama", "llama2", "chatglm2-6b", "bloom")
+FAMILIES = tuple(sorted(path.name for path in (HERE / "golden-small").iterdir() if path.is_dir()))
+PLAIN_IDS = 240  # tiny vocabularies keep their command tokens above
 
 
 def golden(name: str) -> Path:
@@ -35,6 +38,13 @@ def assert_close(found: Tensor, wanted: Tensor, bound: float = 1e-4) -> None:
     )
 
 
+@torch.inference_mode()
+def padded_logits_close(decoder: Decoder, wanted: dict[str, Tensor]) -> None:
+    mask = wanted["compare_mask"]
+    found = decoder(wanted["input_ids"], wanted["attention_mask"])
+    assert_close(found[mask], wanted["logits"][mask])
+
+
 def tiny_decoder(family: str, seed: int = 0) -> Decoder:
     """A two-layer decoder of a family with random weights, biases and norms."""
     decoder = decoder_from_config(discover()[family].tiny()).to_empty(device="cpu")
@@ -46,6 +56,18 @@ def tiny_decoder(family: str, seed: int = 0) -> Decoder:
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)
     return decoder.eval()
+
+
+def sequences(decoder: Decoder, rows: int, length: int, seed: int = 0) -> Tensor:
+    """Random token ids; in prefix families the third token is a mask, the fourth begins a block."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(PLAIN_IDS, (rows, length), generator=generator)
+    rule = decoder.config.sequence_rule
+    if isinstance(rule, ContextFromIds):
+        ids[:, 2:4] = torch.tensor([rule.gmask_id, rule.bos_id])
+    if isinstance(rule, ContextBeforeSop):
+        ids[:, 2:4] = torch.tensor([rule.commands.masks[0], rule.commands.sop])
+    return ids
 
 
 def tiny_checkpoint(folder: Path, family: str = "llama") -> Path:

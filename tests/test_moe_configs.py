@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import copy_golden, spoil_config
+import torch
+from checkpoints import assert_close, copy_golden, golden, spoil_config
+from safetensors.torch import load_file, save_file
 
 from danlu.errors import CheckpointError
 from danlu.loading import decoder_from_config, load_decoder
@@ -125,3 +127,38 @@ def test_a_missing_expert_and_one_too_many_are_reported_together(tmp_path: Path)
         load_decoder(folder)
     assert f"experts.{experts}.gate_proj.weight" in str(caught.value)
     assert "mlp.gate.weight" in str(caught.value)
+
+
+def with_guessing_layer(folder: Path) -> Path:
+    """DeepSeek as published: a layer behind the last one, and corrections in float32."""
+    copy_golden("deepseek_v3", folder)
+    spoil_config(folder, num_nextn_predict_layers=1)
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    tensors = load_file(folder / "model.safetensors")
+    half = {k: v if "correction" in k else v.bfloat16() for k, v in tensors.items()}
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    half[name] = torch.full_like(half[name], 7.0078125)  # no bfloat16 number
+    extra = {f"model.layers.{layers}.eh_proj.weight": torch.zeros(2, 4)}
+    save_file(half | extra, folder / "model.safetensors")
+    return folder
+
+
+def test_a_guessing_layer_is_ignored_only_where_config_json_tells_of_it(tmp_path: Path) -> None:
+    folder = with_guessing_layer(tmp_path / "published")
+    found, wanted = load_decoder(folder), load_decoder(golden("deepseek_v3"))
+    assert_close(found.lm_head.dense_weight().data, wanted.lm_head.dense_weight().data, 1e-2)
+    spoil_config(folder, num_nextn_predict_layers=0)
+    with pytest.raises(CheckpointError, match=r"eh_proj\.weight .* belongs to no parameter"):
+        load_decoder(folder)
+
+
+@pytest.mark.parametrize("for_inference", [False, True])
+def test_corrections_stay_in_float32(tmp_path: Path, for_inference: bool) -> None:
+    folder = with_guessing_layer(tmp_path / "published")
+    decoder = load_decoder(folder, torch.bfloat16, for_inference=for_inference)
+    mixture = decoder.blocks()[1].mlp
+    assert isinstance(mixture, MixtureOfExperts)
+    correction = mixture.gate.e_score_correction_bias
+    assert correction.dtype == torch.float32
+    assert correction.tolist() == [7.0078125] * len(correction)
+    assert decoder(torch.tensor([[1, 2, 3]])).dtype == torch.bfloat16

@@ -137,6 +137,11 @@ class Reexpressed:
 Reexpress = Callable[[Mapping[str, Any], DecoderConfig], Reexpressed]
 
 
+def no_extra_tensors(values: Mapping[str, Any]) -> tuple[Ignore, ...]:
+    """Return (): whatever config.json says, there are no further tensors to ignore."""
+    return ()
+
+
 def no_chat_format(values: Mapping[str, Any]) -> None:
     """Return None: checkpoints of this family bring their own chat template, or have none."""
 
@@ -158,6 +163,7 @@ class Family:
         tiny: a config.json of a model small enough for tests (2 layers).
         ignored_keys: config keys that change nothing, with the reason.
         ignored_tensors: tensors that are no parameters, with the reason.
+        extra_tensors: further ones that a checkpoint has by its config.json.
         optional_prefix: published names are found with and without it.
         aliases: other names a user may know it by, in the spelling of `family_name`.
         chat_format: name of the built-in chat format of checkpoints (by config.json) that carry no
@@ -174,11 +180,17 @@ class Family:
     tiny: Callable[[], dict[str, Any]]
     ignored_keys: Mapping[str, str]
     ignored_tensors: tuple[Ignore, ...] = ()
+    extra_tensors: Callable[[Mapping[str, Any]], tuple[Ignore, ...]] = no_extra_tensors
     optional_prefix: str = ""
     aliases: tuple[str, ...] = ()
     chat_format: Callable[[Mapping[str, Any]], str | None] = no_chat_format
     exports: Mapping[str, Reexpress] = field(default_factory=dict)
     not_exported: str = ""
+
+    def ignores(self, tensor: str, values: Mapping[str, Any]) -> bool:
+        """Return whether a tensor of a checkpoint with this config.json is no parameter."""
+        known = (*self.ignored_tensors, *self.extra_tensors(values))
+        return any(ignored.covers(tensor) for ignored in known)
 
     def config(self, name: str, values: Mapping[str, Any]) -> DecoderConfig:
         """Return the decoder config of a config.json of this family, called `name` in errors."""

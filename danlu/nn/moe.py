@@ -7,7 +7,7 @@ without auxiliary loss as in DeepSeek-V3 (arXiv:2412.19437, sec. 2.1.2).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +105,11 @@ class Router(nn.Module):
 class CorrectedRouter(nn.Module):
     """Chooses experts by grouped sigmoid scores, with a correction that balances their load.
 
-    The correction is no part of the loss: it takes no gradient (training leaves it as it is).
+    The correction is no part of the loss: it takes no gradient (training leaves it as it is). It is
+    loaded in float32 whatever the dtype of the model, since it decides between close scores.
     """
+
+    kept_in_float32: ClassVar[tuple[str, ...]] = ("e_score_correction_bias",)
 
     def __init__(self, hidden_size: int, num_experts: int, rule: GroupedSigmoid) -> None:
         super().__init__()

@@ -46,7 +46,9 @@ class PackedContext:
         """Return the attended values [B, T, H, d]."""
         flat = [heads.flatten(0, 1) for heads in (q_BTHd, k_BTKd, v_BTKd)]
         attended = [bucket.attend(layer, *flat) for bucket in self._buckets]
-        return torch.cat(attended).index_select(0, self._restore_N).view_as(q_BTHd)
+        flat_NHd = torch.cat(attended).index_select(0, self._restore_N)
+        out_BTHd: Tensor = flat_NHd.unflatten(0, q_BTHd.shape[:2])
+        return out_BTHd
 
 
 class _Bucket:

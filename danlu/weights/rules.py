@@ -123,15 +123,21 @@ Rule = Rename | Split
 
 @dataclass(frozen=True)
 class Ignore:
-    """Tensors with this ending are no parameters.
+    """Tensors with this ending, and this beginning, are no parameters.
 
     Attributes:
         ending: of the tensor name.
         reason: why nothing is lost.
+        start: of the tensor name.
     """
 
     ending: str
     reason: str
+    start: str = ""
+
+    def covers(self, name: str) -> bool:
+        """Return whether a tensor is of this kind."""
+        return name.startswith(self.start) and name.endswith(self.ending)
 
 
 @dataclass(frozen=True)

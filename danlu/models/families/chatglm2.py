@@ -1,4 +1,4 @@
-"""ChatGLM2-6B and ChatGLM3-6B: RMSNorm, neighbouring-pair RoPE on half of each head, gated SiLU.
+"""ChatGLM2-6B, ChatGLM3-6B and the first glm-4-9b: partial RoPE of neighbouring pairs.
 
 Source: the configuration and modelling files published with ChatGLM2-6B. The fused query_key_value
 holds all queries, then the keys, then the values of the groups; dense_h_to_4h holds gate, then up.
@@ -101,6 +101,14 @@ def as_glm(values: Mapping[str, Any], config: DecoderConfig) -> Reexpressed:
     )
 
 
+def chat_format(values: Mapping[str, Any]) -> str:
+    """Return ChatGLM2's format, or that of GLM-4 where the vocabulary is the larger one of 2024.
+
+    ChatGLM3 has the config.json of ChatGLM2; its tokenizer carries a template of its own.
+    """
+    return "glm4-chat" if values.get("padded_vocab_size", 0) > 100_000 else "chatglm2-6b"
+
+
 def tiny() -> dict[str, Any]:
     """Return a config.json of a two-layer model."""
     return {
@@ -120,12 +128,14 @@ def tiny() -> dict[str, Any]:
 
 
 FAMILY = Family(
-    summary="ChatGLM2-6B and ChatGLM3-6B",
+    summary="ChatGLM2-6B, ChatGLM3-6B and glm-4-9b in its first layout",
     matches=matches,
     read_config=read_config,
     rules=rules,
     tiny=tiny,
     ignored_keys=IGNORED,
     ignored_tensors=(Ignore("rotary_pos_emb.inv_freq", "computed from the config"),),
+    aliases=("chatglm2_6b", "chatglm3", "chatglm3_6b", "glm_4_9b", "glm4_9b"),
+    chat_format=chat_format,
     exports={"transformers": as_glm},
 )

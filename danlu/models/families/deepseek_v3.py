@@ -28,7 +28,7 @@ from danlu.nn.moe import CorrectedRouter, GroupedSigmoid, gated_mixture
 from danlu.nn.norms import RMSNorm
 from danlu.nn.positions import PositionScheme, Rope
 from danlu.nn.rope_scaling import YarnScaling, yarn_magnitude
-from danlu.weights.rules import Rule
+from danlu.weights.rules import Ignore, Rule
 
 LATENT_NORM_EPS = 1e-6  # in the original, whatever `rms_norm_eps` says
 
@@ -184,6 +184,14 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
     return ()
 
 
+def extra_tensors(values: Mapping[str, Any]) -> tuple[Ignore, ...]:
+    """Return the layers behind the last one, which guess further tokens."""
+    first = int(values["num_hidden_layers"])
+    count = int(values.get("num_nextn_predict_layers") or values.get("num_mtp_layers") or 0)
+    reason = "guesses further tokens; no part of the model"
+    return tuple(Ignore("", reason, f"model.layers.{first + i}.") for i in range(count))
+
+
 def tiny() -> dict[str, Any]:
     """Return a config.json of a two-layer model: one dense, one with experts; all widths differ."""
     return tiny_llama_like("DeepseekV3ForCausalLM", "deepseek_v3") | {
@@ -222,5 +230,6 @@ FAMILY = Family(
     tiny=tiny,
     ignored_keys=IGNORED,
     aliases=("deepseek_r1",),
+    extra_tensors=extra_tensors,
     exports={"transformers": unchanged("deepseek_v3")},
 )

@@ -128,8 +128,7 @@ class BlockPositions(nn.Module):
 
 def matches(values: Mapping[str, Any]) -> bool:
     """Return whether config.json is of 2021: GLMModel or GLMFor..., or block positions."""
-    names = values.get("architectures") or [""]
-    old_name = isinstance(names[0], str) and names[0].startswith(("GLMModel", "GLMFor"))
+    old_name = str(values.get("architectures")).startswith(("['GLMModel", "['GLMFor"))
     return values.get("model_type") == "glm" and (old_name or "block_position_encoding" in values)
 
 
