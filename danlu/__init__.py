@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from danlu.engine.llm import LLM
     from danlu.engine.sampling import SamplingParams
-    from danlu.loading import load_decoder
-    from danlu.tokenizer import load_tokenizer
+    from danlu.loading import load_decoder, load_tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__", "load_decoder", "load_tokenizer"]
@@ -19,7 +18,7 @@ _HOMES = {
     "LLM": "danlu.engine.llm",
     "SamplingParams": "danlu.engine.sampling",
     "load_decoder": "danlu.loading",
-    "load_tokenizer": "danlu.tokenizer",
+    "load_tokenizer": "danlu.loading",
 }
 
 

@@ -31,6 +31,7 @@ def command(
     quantize: flags.Quantize = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
+    family: flags.Family = None,
 ) -> None:
     """Chat with a model. /help inside lists what you can do; Ctrl-D leaves.
 
@@ -53,7 +54,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize)
+    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize, family=family)
     converse(ChatSession(llm, params, system))
 
 

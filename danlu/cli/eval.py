@@ -20,6 +20,7 @@ def command(
     quantize: flags.Quantize = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
+    family: flags.Family = None,
     speed: flags.Speed = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only so many instructions and documents.")
@@ -49,6 +50,7 @@ def command(
             quantize,
             dtype,
             device=device,
+            family=family,
             with_speed=speed,
             limit=limit,
             out=out,

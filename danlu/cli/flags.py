@@ -16,7 +16,9 @@ def field_option(cls: type[BaseModel], field: str, *names: str) -> Any:
     return typer.Option(*flags, help=f"{text[:1].upper()}{text[1:]}.")
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of the model.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder of the model, or id of a downloaded one.")
+]
 Adapter = Annotated[
     str | None,
     typer.Option("--adapter", metavar="PATH", help="Folder of a LoRA adapter to put on."),
@@ -28,6 +30,10 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto: as it was saved.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, or an accelerator such as cuda.")]
+Family = Annotated[
+    str | None,
+    typer.Option("--family", help="Family of the model, where its config.json does not tell it."),
+]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the result.")]
 Text = Annotated[
     Path | None,

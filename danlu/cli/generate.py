@@ -43,6 +43,7 @@ def command(
     quantize: flags.Quantize = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
+    family: flags.Family = None,
 ) -> None:
     """Continue a text, streaming the answer to stdout; or answer a file of prompts.
 
@@ -69,7 +70,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize)
+    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize, family=family)
     if prompt is None:
         assert prompts is not None
         assert out is not None

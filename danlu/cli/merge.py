@@ -17,6 +17,7 @@ def command(
     dtype: Annotated[
         str, typer.Option(help="dtype to store: fp32, bf16 or fp16; auto: as the base is stored.")
     ] = "auto",
+    family: flags.Family = None,
 ) -> None:
     """Merge an adapter into its base model and show that the logits did not move.
 
@@ -29,5 +30,5 @@ def command(
 
     stored = None if dtype == "auto" else named_dtype(dtype)
     with shown_progress() as progress:
-        report = merge(base, adapter, out, text, stored, progress)
+        report = merge(base, adapter, out, text, stored, progress, family)
     print_rows(report.rows(), title=f"Merged into {out}")

@@ -22,6 +22,7 @@ def command(
     head_bits: Annotated[int | None, field_option(QuantScheme, "head_bits")] = None,
     text: flags.Text = None,
     speed: flags.Speed = True,
+    family: flags.Family = None,
 ) -> None:
     """Quantize a model and show size, perplexity change, KL and speed beside the original.
 
@@ -44,7 +45,9 @@ def command(
     from danlu.commands.quantize import quantize
 
     with shown_progress() as progress:
-        report = quantize(model, out, scheme, text, with_speed=speed, progress=progress)
+        report = quantize(
+            model, out, scheme, text, with_speed=speed, family=family, progress=progress
+        )
     print_rows(report.rows(), title=f"Quantized into {out}")
 
 

@@ -11,9 +11,8 @@ from danlu.commands.speed import served_speed
 from danlu.errors import ConfigError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.eval.speed import Speed
-from danlu.loading import load_decoder
+from danlu.loading import load_decoder, load_tokenizer
 from danlu.progress import Progress, Silent
-from danlu.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)

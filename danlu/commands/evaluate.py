@@ -84,6 +84,7 @@ def evaluate(
     dtype: str | torch.dtype = "auto",
     *,
     device: str | torch.device = "auto",
+    family: str | None = None,
     with_speed: bool = False,
     limit: int | None = None,
     out: str | Path | None = None,
@@ -100,6 +101,7 @@ def evaluate(
         quantize: quantize while loading.
         dtype: to compute the scores in, as in `LLM`.
         device: as in `LLM`.
+        family: as in `LLM`.
         with_speed: also measure prefill and decode, in bfloat16.
         limit: most instructions, and most documents, to use; the first ones are.
         out: where to write the report as JSON.
@@ -118,8 +120,8 @@ def evaluate(
     conversations = read_conversations(instructions)[:limit] if instructions else None
     documents = [d.text for d in islice(read_corpus(text), limit)] if text else None
     place = choose_device(device)
-    speed = served_speed(model, adapter, quantize, place) if with_speed else None
-    llm = LLM(model, dtype, place, adapter, quantize)
+    speed = served_speed(model, adapter, quantize, place, family) if with_speed else None
+    llm = LLM(model, dtype, place, adapter, quantize, family)
     report = EvalReport(
         model=str(model),
         adapter=None if adapter is None else str(adapter),

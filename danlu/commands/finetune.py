@@ -23,10 +23,10 @@ from danlu.data.encoding import encode_conversations
 from danlu.data.packing import TokenDocument
 from danlu.errors import CheckpointError
 from danlu.files import atomic_folder, only_run
-from danlu.loading import load_decoder, save_adapter
+from danlu.loading import load_decoder, load_tokenizer, save_adapter
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
-from danlu.tokenizer import Tokenizer, load_tokenizer
+from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.stamp import check_stamp, write_stamp
 from danlu.train.loop import train
 from danlu.train.manifest import data_files
@@ -63,7 +63,7 @@ def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
             f"There is no model at '{base}'; expected the folder of a checkpoint. "
             "Correct `model` in the run file."
         )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, run.family)
     check_stamp(base, tokenizer)
     if run.data.chat_format is not None:
         tokenizer = tokenizer.with_chat_format(run.data.chat_format)
@@ -88,7 +88,7 @@ def _train(
                 write_model(decoder, masters, tokenizer, temporary, run.train, run.data.chat_format)
             else:
                 save_adapter(decoder, temporary, run.model)
-                write_stamp(temporary, tokenizer, run.data.chat_format)
+                write_stamp(temporary, tokenizer, run.data.chat_format, run.family)
         return folder.finish(outcome)
 
 
@@ -96,9 +96,9 @@ def _trainable(run: FinetuneRun) -> tuple[Decoder, Masters]:
     """Return the model to train: whole, or with its base frozen in the compute dtype."""
     device, dtype = training_device(run.train), DTYPES[run.train.precision]
     if run.adapter is None:
-        decoder = load_decoder(run.model, torch.float32, device)
+        decoder = load_decoder(run.model, torch.float32, device, family=run.family)
         return decoder, Masters(decoder, dtype)
-    decoder = load_decoder(run.model, dtype, device)
+    decoder = load_decoder(run.model, dtype, device, family=run.family)
     attach_lora(decoder, run.adapter, torch.Generator().manual_seed(run.seed))
     return decoder.to(device), Masters(decoder)
 

@@ -13,9 +13,8 @@ from danlu.commands.samples import comparison_batches
 from danlu.errors import AdapterError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.files import atomic_folder
-from danlu.loading import load_decoder, save_decoder
+from danlu.loading import load_decoder, load_tokenizer, save_decoder
 from danlu.progress import Progress, Silent, working
-from danlu.tokenizer import load_tokenizer
 from danlu.tokenizer.stamp import write_stamp
 
 # What rounding to bfloat16 can do to a model; a wrong merge is orders of magnitude away.
@@ -56,6 +55,7 @@ def merge(
     text: str | Path | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    family: str | None = None,
 ) -> MergeReport:
     """Write the base with the adapter merged in to the folder `out`.
 
@@ -69,21 +69,22 @@ def merge(
         text: a corpus to compare on; None: texts that the adapted model writes.
         dtype: to store; default: as the base is stored.
         progress: of the work.
+        family: of the base, where its config.json does not tell it.
 
     Raises:
         OutputError: if `out` exists.
         AdapterError: if the adapter does not fit the base, or the outputs moved (nothing is left).
     """
     report = progress or Silent()
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, family)
     with atomic_folder(Path(out)) as folder, working(report, "merge", 3):
-        decoder = load_decoder(base, adapter=adapter)
+        decoder = load_decoder(base, adapter=adapter, family=family)
         merged_layers = merge_lora(decoder)
         save_decoder(decoder, folder, dtype)
         tokenizer.save(folder)
-        write_stamp(folder, tokenizer)
+        write_stamp(folder, tokenizer, family=family)
         report.advance(1, "stored")
-        adapted, merged = load_decoder(base, adapter=adapter), load_decoder(folder)
+        adapted, merged = load_decoder(base, adapter=adapter, family=family), load_decoder(folder)
         batches = comparison_batches(adapted, tokenizer, Path(text) if text else None, Silent())
         report.advance(1, "comparing")
         comparison = compare_decoders(adapted, merged, batches)

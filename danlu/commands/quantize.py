@@ -14,11 +14,10 @@ from danlu.errors import QuantizationError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.eval.speed import Speed
 from danlu.files import atomic_folder, write_json
-from danlu.loading import load_decoder, save_decoder
+from danlu.loading import load_decoder, load_tokenizer, save_decoder
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
 from danlu.quantize.linear import QuantizedLinear
-from danlu.tokenizer import load_tokenizer
 from danlu.tokenizer.stamp import write_stamp
 
 
@@ -71,6 +70,7 @@ def quantize(
     scheme: QuantScheme,
     text: str | Path | None = None,
     with_speed: bool = True,
+    family: str | None = None,
     progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write the model with quantized linear layers to the folder `out`, complete to use.
@@ -81,6 +81,7 @@ def quantize(
         scheme: how.
         text: a corpus to compare on; None: texts that the original writes.
         with_speed: also measure prefill and decode of both, in bfloat16.
+        family: of the model, where its config.json does not tell it.
         progress: of the work.
 
     Raises:
@@ -88,14 +89,14 @@ def quantize(
         QuantizationError: if the model is quantized already, or a layer does not fit the scheme.
     """
     report = progress or Silent()
-    tokenizer = load_tokenizer(model)
-    original = load_decoder(model)
+    tokenizer = load_tokenizer(model, family)
+    original = load_decoder(model, family=family)
     if any(isinstance(linear, QuantizedLinear) for _, linear in original.linears()):
         raise QuantizationError(f"'{model}' is quantized already. Quantize the original instead.")
     with atomic_folder(Path(out)) as folder, working(report, "quantize", 4):
-        save_decoder(load_decoder(model, quantize=scheme), folder)
+        save_decoder(load_decoder(model, quantize=scheme, family=family), folder)
         tokenizer.save(folder)
-        write_stamp(folder, tokenizer)
+        write_stamp(folder, tokenizer, family=family)
         report.advance(1, "stored")
         quantized = load_decoder(folder)
         batches = comparison_batches(original, tokenizer, Path(text) if text else None, Silent())

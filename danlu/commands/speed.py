@@ -14,7 +14,10 @@ def served_speed(
     adapter: str | Path | None = None,
     quantize: str | QuantScheme | None = None,
     device: torch.device | str = "cpu",
+    family: str | None = None,
 ) -> Speed:
     """Return prefill and decode speed of one sequence on this machine."""
-    decoder = load_decoder(model, torch.bfloat16, device, adapter, quantize, for_inference=True)
+    decoder = load_decoder(
+        model, torch.bfloat16, device, adapter, quantize, family, for_inference=True
+    )
     return measure_speed(decoder)

@@ -174,4 +174,4 @@ def write_model(
     )
     save_decoder(decoder, folder, DTYPES[name])
     tokenizer.save(folder)
-    write_stamp(folder, tokenizer, chat_format)
+    write_stamp(folder, tokenizer, chat_format, decoder.published.family)

@@ -161,6 +161,9 @@ class FinetuneRun(Config):
     out: str = Field(description="output folder of the run", examples=["runs/finetune"])
     seed: int = Field(0, ge=0, description="decides adapter weights, order of rows and dropout")
     model: str = Field(description="folder of the model", examples=["runs/pretrain/model"])
+    family: str | None = Field(
+        None, description="family of the model, where its config.json does not tell it"
+    )
     data: FinetuneData = Field(description="what it reads")
     adapter: LoraConfig | None = Field(
         default_factory=LoraConfig, description="the LoRA adapter; null: train every weight"

@@ -15,10 +15,11 @@ from danlu.engine.sampling import SamplingParams
 from danlu.engine.sequence import FinishReason, GenerationSequence, Request, TokenLogprob
 from danlu.engine.text import AnswerText
 from danlu.errors import RequestError
-from danlu.loading import load_decoder
+from danlu.hub import resolve
+from danlu.loading import check_rows, load_decoder, load_tokenizer
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
-from danlu.tokenizer import IncrementalDecoder, Tokenizer, load_tokenizer
+from danlu.tokenizer import IncrementalDecoder, Tokenizer
 from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
 from danlu.tokenizer.truncation import FittedHistory, Rule, fit_history
 
@@ -58,12 +59,13 @@ class LLM:
     """A model with its tokenizer, ready to answer.
 
     Args:
-        path: a checkpoint folder.
+        path: a checkpoint folder, or the id of a downloaded model.
         dtype: "auto" (see `danlu.engine.placement.choose_dtype`), a name such as "bf16", or a torch
             dtype.
         device: "auto" (the accelerator if there is one), or a torch device.
         adapter: folder of an adapter to attach.
         quantize: quantize the weights while loading, as in `load_decoder`.
+        family: name of the family, where config.json does not tell it.
 
     Attributes:
         decoder: the model.
@@ -80,14 +82,18 @@ class LLM:
         device: str | torch.device = "auto",
         adapter: str | Path | None = None,
         quantize: Quantize | None = None,
+        family: str | None = None,
     ) -> None:
-        place = choose_device(device)
-        computes = choose_dtype(dtype, Path(path), place)
-        tokenizer = load_tokenizer(path)
-        check_stamp(Path(path), tokenizer)
+        folder, place = resolve(path), choose_device(device)
+        computes = choose_dtype(dtype, folder, place)
+        tokenizer = load_tokenizer(folder, family)
+        check_stamp(folder, tokenizer)
         if adapter is not None:
             tokenizer = tokenizer_of_adapter(Path(adapter), tokenizer)
-        decoder = load_decoder(path, computes, place, adapter, quantize, for_inference=True)
+        decoder = load_decoder(
+            folder, computes, place, adapter, quantize, family, for_inference=True
+        )
+        check_rows(tokenizer, decoder.config.vocab_size, folder)
         self._assemble(decoder, tokenizer)
 
     @classmethod

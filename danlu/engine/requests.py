@@ -14,12 +14,12 @@ Prompt = str | Sequence[int]
 
 
 def prompt_ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens of a prompt; a text gets the model's prefix (BOS, say), tokens stay.
+    """Return the tokens of a prompt; a text gets what the model puts around it, tokens stay.
 
     Control tokens written in a text are text here, never control tokens.
     """
     if isinstance(prompt, str):
-        return [*tokenizer.prompt_prefix(), *tokenizer.encode(prompt)]
+        return tokenizer.encode_prompt(prompt)
     return list(prompt)
 
 

@@ -15,12 +15,15 @@ from danlu.loading.building import (
 )
 from danlu.loading.reading import load_decoder, stored_dtype
 from danlu.loading.saving import save_decoder
+from danlu.loading.tokenizers import check_rows, load_tokenizer
 
 __all__ = [
     "LinearFactory",
+    "check_rows",
     "decoder_from_config",
     "load_adapter",
     "load_decoder",
+    "load_tokenizer",
     "new_decoder",
     "read_model_config",
     "rounding",

@@ -18,6 +18,7 @@ from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.packed import PackedLinear, can_pack
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.rtn import quantize_rtn
+from danlu.tokenizer.stamp import stamped_family
 
 LinearFactory = Callable[[str, Tensor, nn.Parameter | None], LinearLike]
 
@@ -67,6 +68,22 @@ def named_family(spelling: str) -> str:
 def family_named(spelling: str) -> Family:
     """Return a family by its name or alias; an unknown one is a `ConfigError`."""
     return discover()[named_family(spelling)]
+
+
+def family_of_folder(folder: Path, values: Mapping[str, Any], family: str | None = None) -> str:
+    """Return the family of a checkpoint: the caller's, else the folder's own note, else by config.
+
+    Args:
+        folder: of the checkpoint.
+        values: its config.json.
+        family: what the caller says: a name or an alias.
+
+    Raises:
+        ConfigError: if there is no such family.
+        UnsupportedModelError: if no family opens it.
+    """
+    said = family or stamped_family(folder)
+    return named_family(said) if said else detect_family(values)
 
 
 def decoder_from_config(values: Mapping[str, Any], family: str | None = None) -> Decoder:

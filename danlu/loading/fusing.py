@@ -22,9 +22,11 @@ class Fusion:
     def __init__(self, decoder: Decoder, convert: LinearFactory) -> None:
         self._decoder = decoder
         self._convert = convert
-        self._owners = {
-            f"{block}.{member}": block for block, members in _fusable(decoder) for member in members
+        self._members = {
+            block: [f"{block}.{member}" for member in members]
+            for block, members in _fusable(decoder)
         }
+        self._owners = {layer: block for block, layers in self._members.items() for layer in layers}
         self._arrived: dict[str, dict[str, Tensor]] = {}
 
     def take(self, layer: str, leaf: str, tensor: Tensor) -> bool:
@@ -39,13 +41,12 @@ class Fusion:
         return True
 
     def _expected(self, block: str) -> Iterator[str]:
-        for layer, owner in self._owners.items():
-            if owner == block:
-                linear = self._decoder.get_submodule(layer)
-                yield from (f"{layer}.{name}" for name, _ in linear.named_parameters())
+        for layer in self._members[block]:
+            linear = self._decoder.get_submodule(layer)
+            yield from (f"{layer}.{name}" for name, _ in linear.named_parameters())
 
     def _fuse(self, block: str, arrived: dict[str, Tensor]) -> None:
-        members = [layer for layer, owner in self._owners.items() if owner == block]
+        members = self._members[block]
         weight = torch.cat([arrived[f"{layer}.weight"] for layer in members])
         biases = [arrived[f"{layer}.bias"] for layer in members if f"{layer}.bias" in arrived]
         bias = nn.Parameter(torch.cat(biases)) if biases else None

@@ -10,11 +10,13 @@ from torch import Size, Tensor, nn
 
 from danlu.config.quantize import QuantScheme, preset
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
+from danlu.hub import resolve
 from danlu.loading.adapting import load_adapter
 from danlu.loading.building import (
     LinearFactory,
     decoder_from_config,
     family_named,
+    family_of_folder,
     packed,
     read_json,
     read_model_config,
@@ -44,7 +46,8 @@ def load_decoder(
     """Return the decoder of a checkpoint folder, in evaluation mode.
 
     Args:
-        path: folder with config.json and weights (safetensors or `.bin`, one file or shards).
+        path: folder with config.json and weights (safetensors or `.bin`, one file or shards), or
+            the id of a downloaded model.
         dtype: of the parameters.
         device: where they go.
         adapter: folder of a LoRA adapter to attach.
@@ -58,8 +61,9 @@ def load_decoder(
         UnsupportedModelError: if no family opens the folder.
         CheckpointError: with everything that is wrong with its config or its weights.
     """
-    folder = Path(path)
-    decoder = decoder_from_config(read_model_config(folder), family)
+    folder = resolve(path)
+    values = read_model_config(folder)
+    decoder = decoder_from_config(values, family_of_folder(folder, values, family))
     convert: LinearFactory | None = packed if for_inference else None
     if quantize is not None:
         convert = rounding(preset(quantize) if isinstance(quantize, str) else quantize)
@@ -131,7 +135,7 @@ class WeightReader:
     def _accept(self, name: str, tensor: Tensor, path: Path) -> None:
         entry = self._entry(name)
         if entry is None:
-            if not any(name.endswith(ignored.ending) for ignored in self.family.ignored_tensors):
+            if not self.family.ignores(name, self.published.config):
                 self.problems.append(
                     f"{name} {_shape(tensor.shape)} in {path.name} belongs to no parameter."
                     f"{did_you_mean(name, self.layout.entries)}"
@@ -182,7 +186,9 @@ class WeightReader:
             weight = module.effective(tensor.to(self.device, self.dtype))
             self.decoder.replace_linear(owner, self.convert(owner, weight, module.bias))
         else:  # copied, so that no page of the file stays mapped
-            own = tensor.to(self.device, self.dtype, copy=True).contiguous()
+            exact = leaf in getattr(module, "kept_in_float32", ())
+            dtype = torch.float32 if exact else self.dtype
+            own = tensor.to(self.device, dtype, copy=True).contiguous()
             module.register_parameter(leaf, nn.Parameter(own))
 
     def _accept_quantized(self, module: str, parts: Mapping[str, Tensor]) -> None:

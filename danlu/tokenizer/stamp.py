@@ -14,14 +14,37 @@ from danlu.tokenizer.base import Tokenizer
 STAMP = "danlu.json"
 
 
-def write_stamp(folder: Path, tokenizer: Tokenizer, chat_format: str | None = None) -> None:
-    """Write what the weights in `folder` were trained with, to be checked where they are used."""
+def write_stamp(
+    folder: Path,
+    tokenizer: Tokenizer,
+    chat_format: str | None = None,
+    family: str | None = None,
+) -> None:
+    """Write what the weights in `folder` were trained with, to be checked where they are used.
+
+    Args:
+        folder: of the model or adapter.
+        tokenizer: what it was trained with.
+        chat_format: the format it was trained with, if not the tokenizer's own.
+        family: of the model, for config files that do not tell it.
+    """
+    known = {} if family is None else {"family": family}
     stamp = {
         "danlu": danlu.__version__,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
         "chat_format": chat_format or tokenizer.chat_format,
+        **known,
     }
     write_json(folder / STAMP, stamp)
+
+
+def stamped_family(folder: Path) -> str | None:
+    """Return the family that a folder was written as, if it says so."""
+    path = folder / STAMP
+    if not path.is_file():
+        return None
+    family: str | None = json.loads(path.read_text(encoding="utf-8")).get("family")
+    return family
 
 
 def check_stamp(folder: Path, tokenizer: Tokenizer) -> None:
