@@ -56,7 +56,7 @@ def train(
 def extend(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder of a model, or of a tokenizer alone."),
+        typer.Argument(metavar="MODEL", help="Folder (or id) of a model, or of a tokenizer alone."),
     ],
     out: flags.OutFolder,
     word: Annotated[
@@ -80,9 +80,7 @@ def extend(
     pad_to: Annotated[
         int, typer.Option(help="Make the number of rows a multiple of this, as 64.")
     ] = 1,
-    family: Annotated[
-        str | None, typer.Option(help="Family of the model, where the folder does not tell it.")
-    ] = None,
+    family: flags.Family = None,
 ) -> None:
     """Add words and control tokens to a tokenizer and rows for them to its model.
 

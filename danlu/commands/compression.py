@@ -10,7 +10,8 @@ from danlu.data.sources import EXTENSIONS, read_corpus
 from danlu.data.text_kinds import CHINESE, CODE, ENGLISH, parts_by_kind
 from danlu.data.tiny_world import TinyWorld
 from danlu.errors import ConfigError
-from danlu.tokenizer import CompressionRow, Tokenizer, compare_tokenizers, load_tokenizer
+from danlu.loading import load_tokenizer
+from danlu.tokenizer import CompressionRow, Tokenizer, compare_tokenizers
 
 KINDS = {"en": ENGLISH, "zh": CHINESE, "code": CODE}
 SAMPLE_STORIES, SAMPLE_CODE = 300, 100
@@ -96,9 +97,12 @@ def compare_token_counts(
 
 def open_tokenizers(folders: Sequence[str | Path]) -> dict[str, Tokenizer]:
     """Return the tokenizers by the names of their folders, by their paths if names are equal."""
-    paths = [Path(folder) for folder in folders]
-    are_unique = len({path.name for path in paths}) == len(paths)
-    return {path.name if are_unique else str(path): load_tokenizer(path) for path in paths}
+    names = [Path(folder).name for folder in folders]
+    are_unique = len(set(names)) == len(names)
+    return {
+        name if are_unique else str(folder): load_tokenizer(folder)
+        for name, folder in zip(names, folders, strict=True)
+    }
 
 
 def documents_by_kind(texts: Sequence[str | Path]) -> Iterator[tuple[str, str]]:

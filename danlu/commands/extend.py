@@ -19,8 +19,10 @@ from danlu.data.rows import Problems, raise_problems, read_lines
 from danlu.data.sources import read_corpus
 from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.files import atomic_folder, refuse_existing
+from danlu.hub import resolve
+from danlu.loading import load_tokenizer
 from danlu.progress import Progress, Silent, working
-from danlu.tokenizer import Tokenizer, load_tokenizer
+from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.extending import extend
 from danlu.tokenizer.new_words import costly_words
 from danlu.tokenizer.stamp import check_stamp, write_stamp
@@ -151,7 +153,8 @@ def extend_vocabulary(
     """Write the tokenizer, and the model that lies with it, with more tokens to a new folder.
 
     Args:
-        model: folder of a model with its tokenizer, or of a tokenizer alone.
+        model: folder (or id) of a model with its tokenizer, or of a tokenizer alone. Tokens that
+            were added to it without rows get rows too.
         out: the new folder; it is complete or absent.
         new: what to add.
         pad_to: make the number of rows a multiple of it.
@@ -166,13 +169,12 @@ def extend_vocabulary(
         QuantizationError: if the model is quantized.
         TokenizerError: naming every token that cannot be added.
     """
-    folder, report = Path(model), progress or Silent()
     _check_options(new, pad_to)
     refuse_existing(Path(out))
+    folder, report = resolve(model), progress or Silent()
     old = load_tokenizer(folder, family)
     checkpoint = Checkpoint(folder, family) if holds_model(folder) else None
-    if checkpoint:
-        _check_fit(checkpoint, old)
+    num_old = _rows_of_tokens(checkpoint, old) if checkpoint else old.vocab_size
     with working(report, "extend", 2):
         change = _change(old, new)
         report.advance(1, "tokens added")
@@ -180,11 +182,12 @@ def extend_vocabulary(
             change.tokenizer.save(temporary)
             rows = None
             if checkpoint:
-                rows = checkpoint.write(temporary, change.new_rows(), pad_to)
-                write_stamp(temporary, change.tokenizer)
+                rows = checkpoint.write(temporary, change.new_rows(num_old), pad_to)
+                told = checkpoint.told_family(rows.after)
+                write_stamp(temporary, change.tokenizer, family=told)
             result = _report(str(out), change, rows, new)
             options = {**_plain(new), "pad_to": pad_to, "family": family}
-            parents = {"model": str(model)}
+            parents = {"model": str(folder)}
             write_manifest(temporary, "tokenizer extend", parents, options, result.as_dict())
         report.advance(1, "written")
     return result
@@ -220,12 +223,16 @@ class _Change:
         texts = [*self.words, *self.control, *self.learned]
         return {text: self.old.vocab_size + index for index, text in enumerate(texts)}
 
-    def new_rows(self) -> NewRows:
-        """Return what the rows of the new tokens are the means of."""
+    def new_rows(self, num_old: int) -> NewRows:
+        """Return what the rows of new tokens, the ids from `num_old`, are the means of."""
         control = set(self.control)
-        pieces = [[] if text in control else self.pieces(text) for text in self.ids()]
-        ordinary = [i for i in range(self.old.vocab_size) if i not in self.old.control_texts]
-        return NewRows(self.old.vocab_size, pieces, ordinary)
+        old = range(min(num_old, self.old.vocab_size))
+        pieces: list[list[int]] = [[] for _ in range(num_old, self.old.vocab_size)]
+        for text in self.ids():
+            found = [] if text in control else self.pieces(text)
+            pieces.append([token_id for token_id in found if token_id in old])
+        ordinary = [token_id for token_id in old if token_id not in self.old.control_texts]
+        return NewRows(num_old, pieces, ordinary)
 
     def pieces(self, word: str) -> list[int]:
         """Return the old tokens of a word."""
@@ -246,15 +253,23 @@ def _check_options(new: NewTokens, pad_to: int) -> None:
         raise ConfigError("The tokenizer cannot be extended so: " + "; ".join(problems) + ".")
 
 
-def _check_fit(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+def _rows_of_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int:
+    """Return how many of the first ids have a row; later ones get theirs now.
+
+    Raises:
+        CheckpointError: if others than added tokens have none: it is another model's tokenizer.
+        TokenizerError: if the model was trained with another tokenizer.
+    """
     check_stamp(checkpoint.folder, tokenizer)
-    if tokenizer.vocab_size > checkpoint.num_rows:
+    num_old = min(tokenizer.vocab_size, checkpoint.num_rows)
+    added = {token.token_id for token in tokenizer.model.added}
+    if not added.issuperset(range(num_old, tokenizer.vocab_size)):
         raise CheckpointError(
             f"The tokenizer in '{checkpoint.folder}' has {tokenizer.vocab_size:,} tokens, the "
-            f"model only {checkpoint.num_rows:,} rows. Expected a row for every token: this is "
-            "another model's tokenizer, or tokens were added to it without rows. Put the "
-            "published tokenizer files back."
+            f"model only {checkpoint.num_rows:,} rows, and the tokens without a row are not added "
+            "ones: this is another model's tokenizer. Put the published tokenizer files back."
         )
+    return num_old
 
 
 def _change(old: Tokenizer, new: NewTokens) -> _Change:

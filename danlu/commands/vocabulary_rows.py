@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.errors import CheckpointError, QuantizationError, UnsupportedModelError
 from danlu.files import output_errors, write_json
 from danlu.loading import decoder_from_config, read_model_config
-from danlu.loading.building import family_named
+from danlu.loading.building import family_named, family_of_folder
 from danlu.loading.layout import EMBEDDING, HEAD, published_layout
 from danlu.models.family import detect_family
 from danlu.weights.files import find_weight_files, stream
@@ -34,7 +34,7 @@ class NewRows:
     """How the rows of new tokens start.
 
     Attributes:
-        num_old: ids that the tokenizer had; their rows are kept.
+        num_old: the first new id; the rows before it are kept.
         pieces: for each new token, in order, the old ids whose rows its own is the mean of; none:
             the mean of all ordinary rows, as it is for rows without a token.
         ordinary: the old ids that are no control tokens.
@@ -70,7 +70,7 @@ class Checkpoint:
                 f"'{folder}' is quantized: rows of codes cannot be averaged or added. "
                 "Extend the original, then quantize the result."
             )
-        decoder = decoder_from_config(self.config, family)
+        decoder = decoder_from_config(self.config, family_of_folder(folder, self.config, family))
         assert decoder.published is not None
         self.family = decoder.published.family
         self.num_rows = decoder.config.vocab_size
@@ -82,6 +82,13 @@ class Checkpoint:
             if entry.ours in ((EMBEDDING,), (HEAD,), (_HEAD_BIAS,))
         }
         self._files = find_weight_files(folder)
+
+    def told_family(self, num_rows: int) -> str | None:
+        """Return the family if a config with so many rows would not tell it."""
+        try:
+            return None if detect_family(self._resized(num_rows)) == self.family else self.family
+        except UnsupportedModelError:
+            return self.family
 
     def write(self, out: Path, rows: NewRows, pad_to: int = 1) -> RowCounts:
         """Write config and weights with the new rows into `out`.
@@ -121,13 +128,6 @@ class Checkpoint:
                 f"'{self.folder}' has {self.num_rows:,} rows, but none of its config keys "
                 f"{', '.join(VOCABULARY_KEYS)} says so. Expected one; correct config.json."
             )
-        detected, other = _detected(self.config), _detected(config)
-        if detected != other:
-            raise CheckpointError(
-                f"With {num_rows:,} rows, the config.json of '{self.folder}' would be read as one "
-                f"of family {other!r}, not {detected!r}: the two differ in vocab_size. Add "
-                "fewer tokens, or what else tells them apart (tokenizer_class)."
-            )
 
     def _tensors(self, rows: NewRows, num_rows: int) -> dict[str, Tensor]:
         prefix = family_named(self.family).optional_prefix
@@ -158,13 +158,6 @@ class Checkpoint:
                 f"The weights in '{self.folder}' lack {', '.join(missing)}. Expected a complete "
                 "checkpoint; copy or download it again."
             )
-
-
-def _detected(config: Mapping[str, Any]) -> str | None:
-    try:
-        return detect_family(config)
-    except UnsupportedModelError:  # its family was named by the user
-        return None
 
 
 def grown(matrix: Tensor, rows: NewRows, num_rows: int) -> Tensor:
