@@ -102,8 +102,9 @@ class Stored:
         return stored
 
     def decode(self, stored: Array) -> Array:
-        """Return the float32 numbers of stored bytes."""
-        values: Array = gguf_package().dequantize(stored, self.number)
+        """Return the float32 numbers of stored bytes (uint8, in one row)."""
+        kind = {"F32": np.float32, "F16": np.float16}.get(self.file_type.storage, np.uint8)
+        values: Array = gguf_package().dequantize(stored.view(kind), self.number)
         return values.reshape(self.shape)
 
 
