@@ -31,6 +31,7 @@ from danlu.loading import decoder_from_config, load_decoder, save_adapter, save_
 from danlu.models import discover
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from danlu.tokenizer.stamp import write_stamp
 
 VOCAB = 272
 
@@ -122,6 +123,27 @@ def test_an_adapter_is_merged_first(model: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(logits(tmp_path / "out"), merged(random_rows(VOCAB, 9)))
     assert (logits(model) - logits(tmp_path / "out")).abs().max() > 0.01
+
+
+def test_the_chat_format_is_the_one_the_adapter_was_trained_with(
+    model: Path, tmp_path: Path
+) -> None:
+    base = trained()
+    base.save(model)
+    template = tmp_path / "shouting.jinja"
+    template.write_text("{% for m in messages %}{{ m.content | upper }}\n{% endfor %}")
+    adapted(load_decoder(model), tmp_path / "adapter")
+    write_stamp(tmp_path / "adapter", base.with_chat_format(str(template)), str(template))
+    export(model, tmp_path / "out", adapter=tmp_path / "adapter")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == template.read_text()
+
+
+def test_a_changed_tokenizer_is_noticed(model: Path, tmp_path: Path) -> None:
+    base = trained()
+    base.save(model)
+    write_stamp(model, base)
+    (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    refused(TokenizerError, "was trained", tmp_path, model, tmp_path / "out")
 
 
 def test_an_adapter_of_another_base_is_refused(model: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from danlu.commands.export import export
 from danlu.errors import ExportError
 from danlu.export.dense import DenseState
-from danlu.loading import load_decoder, save_decoder
+from danlu.loading import decoder_from_config, load_decoder, save_decoder
 from danlu.models import discover
+from danlu.models.decoder import Decoder
 
 transformers = pytest.importorskip("transformers")
 
@@ -156,6 +157,61 @@ def test_other_weights_and_a_stored_dtype(
         found, wanted = model(input_ids=ids).logits, decoder(ids)
     assert_close(found, wanted, 1e-4 + 2 * report.check.rounding)
     assert stored_dtypes(tmp_path / "out") == {dtype}
+
+
+SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("aquila", {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48}),
+    ("aquila", {"rope_scaling": {"type": "linear", "factor": 2.0}, "rms_norm_eps": None}),
+    ("baichuan_7b", {"num_attention_heads": 3, "hidden_size": 36, "vocab_size": 301}),
+    ("baichuan2_7b", {"num_hidden_layers": 3, "rope_theta": 500.0, "tie_word_embeddings": False}),
+    ("chatglm2", {"multi_query_group_num": 1, "rope_ratio": 500, "layernorm_epsilon": 1e-3}),
+    ("chatglm2", {"add_qkv_bias": False, "kv_channels": 24, "tie_word_embeddings": True}),
+    ("llama", {"tie_word_embeddings": True, "head_dim": 24, "mlp_bias": True}),
+    ("qwen", {"kv_channels": 24, "rotary_emb_base": 1000000, "layer_norm_epsilon": 1e-4}),
+    ("qwen", {"num_attention_heads": 2, "kv_channels": None, "seq_length": 16}),
+)
+
+
+@pytest.mark.parametrize(("family", "changes"), SHAPES)
+def test_other_shapes(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    values = {**discover()[family].tiny(), **changes}
+    given = {key: value for key, value in values.items() if value is not None}
+    save_decoder(random_decoder(given, family), tmp_path / "source")
+    export(tmp_path / "source", tmp_path / "out")
+    ids = torch.randint(256, (2, 12), generator=torch.Generator().manual_seed(8))
+    with torch.inference_mode():
+        wanted = load_decoder(tmp_path / "source")(ids)
+        assert_close(stock(tmp_path / "out")(input_ids=ids).logits, wanted)
+
+
+def random_decoder(values: dict[str, Any], family: str) -> Decoder:
+    decoder = decoder_from_config(values, family).to_empty(device="cpu")
+    decoder.tie_head()
+    generator = torch.Generator().manual_seed(21)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(0.1, 0.2, generator=generator)
+    return decoder
+
+
+def test_the_first_spelling_of_qwen_7b(tmp_path: Path) -> None:
+    values = {
+        "architectures": ["QWenLMHeadModel"],
+        "model_type": "qwen",
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "ffn_hidden_size": 96,
+        "n_positions": 64,
+        "seq_length": 32,
+        "padded_vocab_size": 300,
+        "vocab_size": 298,
+        "kv_channels": 8,
+    }
+    save_decoder(random_decoder(values, "qwen"), tmp_path / "source")
+    report = export(tmp_path / "source", tmp_path / "out")
+    assert report.architecture == "Qwen2ForCausalLM"
+    assert stock(tmp_path / "out").config.vocab_size == 300
 
 
 def stored_dtypes(folder: Path) -> set[torch.dtype]:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from danlu.commands.manifest import write_manifest
 from danlu.engine.placement import DTYPES
-from danlu.errors import ConfigError, OutputError, TokenizerError, did_you_mean
+from danlu.errors import ConfigError, OutputError, did_you_mean
 from danlu.export.source import open_source
 from danlu.export.target import ExportOptions, ExportReport, Target
 from danlu.export.targets import find_target
+from danlu.hub import resolve
+from danlu.loading import check_rows, load_tokenizer
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
-from danlu.tokenizer import Tokenizer, load_tokenizer
+from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.kinds import kinds
+from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
 
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -32,7 +35,7 @@ def export(
     """Write the model to `out` in the form named by `to`.
 
     Args:
-        model: folder of the model.
+        model: folder of the model, or the id of a downloaded one.
         out: a new folder, or file for targets that are one file.
         to: name of a target, see `danlu.export.targets`.
         dtype: how numbers are stored; None: as the source stores them.
@@ -51,12 +54,12 @@ def export(
     options = _options(target, dtype, max_shard_size)
     out = Path(out)
     _refuse_existing(out)
-    decoder = open_source(model, adapter, family)
-    assert decoder.published is not None
-    tokenizer = _tokenizer(Path(model), decoder) if with_tokenizer else None
+    folder = resolve(model)
+    decoder = open_source(folder, adapter, family)
+    tokenizer = _tokenizer(folder, decoder, adapter) if with_tokenizer else None
     report = target.write(decoder, tokenizer, out, options, progress or Silent())
     if out.is_dir():
-        parents = {"model": str(model), **({"adapter": str(adapter)} if adapter else {})}
+        parents = {"model": str(folder), **({"adapter": str(adapter)} if adapter else {})}
         chosen = {"to": to, "dtype": options.dtype, "max_shard_bytes": options.max_shard_bytes}
         write_manifest(out, "export", parents, chosen, report.as_dict())
     return report
@@ -117,17 +120,16 @@ def _refuse_existing(out: Path) -> None:
         )
 
 
-def _tokenizer(folder: Path, decoder: Decoder) -> Tokenizer | None:
-    """Return the tokenizer in a folder; None if no file of one is there (a broken one raises)."""
+def _tokenizer(folder: Path, decoder: Decoder, adapter: str | Path | None) -> Tokenizer | None:
+    """Return the tokenizer in a folder; None if no file of one is there (a broken one raises).
+
+    Its chat format is the one that the adapter, if any, was trained with.
+    """
     assert decoder.published is not None
     names = {name for kind in kinds() for name in kind.FILES}
     if not any((folder / name).is_file() for name in names):
         return None
     tokenizer = load_tokenizer(folder, decoder.published.family)
-    if tokenizer.vocab_size > decoder.config.vocab_size:
-        raise TokenizerError(
-            f"The tokenizer in '{folder}' has {tokenizer.vocab_size} tokens, but the model's "
-            f"embedding has {decoder.config.vocab_size} rows. Expected a row for every token: put "
-            "the model's own tokenizer there, or export with --no-tokenizer."
-        )
-    return tokenizer
+    check_stamp(folder, tokenizer)
+    check_rows(tokenizer, decoder.config.vocab_size, folder)
+    return tokenizer_of_adapter(Path(adapter), tokenizer) if adapter else tokenizer

@@ -69,7 +69,8 @@ def write_folder(
         dtype = widest(tensors.dtypes.values())
         config = _config(reexpressed, decoder, tokenizer, dtype)
         write_json(folder / "config.json", config)
-        write_json(folder / "generation_config.json", generation_config(decoder, tokenizer))
+        if generation := generation_config(decoder, tokenizer):
+            write_json(folder / "generation_config.json", generation)
         about_tokenizer = write_tokenizer(tokenizer, folder, family, notes)
         progress.advance(1, "written")
         if tensors.were_rounded:

@@ -7,9 +7,8 @@ import torch
 
 from danlu.adapters.lora import merge_lora
 from danlu.loading import load_decoder, read_model_config
-from danlu.loading.building import family_named
+from danlu.loading.building import family_named, family_of_folder
 from danlu.loading.layout import published_layout
-from danlu.models import detect_family
 from danlu.models.decoder import Decoder
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import find_weight_files, stream
@@ -27,18 +26,19 @@ def open_source(
         CheckpointError: if the folder cannot be opened.
         AdapterError: if the adapter does not fit it.
     """
-    values = read_model_config(Path(path))
-    dtype = torch.float32 if adapter else exact_dtype(path, family or detect_family(values))
-    decoder = load_decoder(path, dtype=dtype, adapter=adapter, family=family)
+    folder = Path(path)
+    family = family_of_folder(folder, read_model_config(folder), family)
+    dtype = torch.float32 if adapter else exact_dtype(folder, family)
+    decoder = load_decoder(folder, dtype=dtype, adapter=adapter, family=family)
     if adapter is not None:
         merge_lora(decoder)
     return decoder
 
 
-def exact_dtype(path: str | Path, family: str) -> torch.dtype:
+def exact_dtype(folder: Path, family: str) -> torch.dtype:
     """Return the dtype that holds every number of a checkpoint as it is stored."""
     ignored = tuple(ignored.ending for ignored in family_named(family).ignored_tensors)
-    files = find_weight_files(Path(path))
+    files = find_weight_files(folder)
     dtypes = {tensor.dtype for name, tensor, _ in stream(files) if not name.endswith(ignored)}
     only = dtypes.pop() if len(dtypes) == 1 else torch.float32
     return only if only in (torch.bfloat16, torch.float16) else torch.float32
