@@ -32,6 +32,7 @@ def command(
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
     family: flags.Family = None,
+    chat_format: flags.ChatFormat = None,
 ) -> None:
     """Chat with a model. /help inside lists what you can do; Ctrl-D leaves.
 
@@ -54,7 +55,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize, family=family)
+    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format)
     converse(ChatSession(llm, params, system))
 
 

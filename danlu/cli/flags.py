@@ -34,6 +34,12 @@ Family = Annotated[
     str | None,
     typer.Option("--family", help="Family of the model, where its config.json does not tell it."),
 ]
+ChatFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="Chat format or template file; default: the model's own, or its family's."
+    ),
+]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the result.")]
 Text = Annotated[
     Path | None,

@@ -44,6 +44,7 @@ def command(
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
     family: flags.Family = None,
+    chat_format: flags.ChatFormat = None,
 ) -> None:
     """Continue a text, streaming the answer to stdout; or answer a file of prompts.
 
@@ -70,7 +71,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype=dtype, device=device, adapter=adapter, quantize=quantize, family=family)
+    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format)
     if prompt is None:
         assert prompts is not None
         assert out is not None

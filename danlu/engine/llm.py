@@ -66,6 +66,7 @@ class LLM:
         adapter: folder of an adapter to attach.
         quantize: quantize the weights while loading, as in `load_decoder`.
         family: name of the family, where config.json does not tell it.
+        chat_format: a built-in format or a template file; default: the model's own.
 
     Attributes:
         decoder: the model.
@@ -83,6 +84,7 @@ class LLM:
         adapter: str | Path | None = None,
         quantize: Quantize | None = None,
         family: str | None = None,
+        chat_format: str | None = None,
     ) -> None:
         folder, place = resolve(path), choose_device(device)
         computes = choose_dtype(dtype, folder, place)
@@ -94,6 +96,8 @@ class LLM:
             folder, computes, place, adapter, quantize, family, for_inference=True
         )
         check_rows(tokenizer, decoder.config.vocab_size, folder)
+        if chat_format is not None:
+            tokenizer = tokenizer.with_chat_format(chat_format)
         self._assemble(decoder, tokenizer)
 
     @classmethod
