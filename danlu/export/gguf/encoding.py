@@ -4,7 +4,7 @@ Conversion is the `gguf` package's own, which llama.cpp's converter uses too: Q8
 of 32 numbers of a row to int8 with one float16 scale. Source: ggml's Q8_0, gguf 0.19.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import ModuleType
@@ -61,6 +61,9 @@ FILE_TYPES = {
 EXACT = FILE_TYPES["f32"]
 FALLBACK = FILE_TYPES["f16"]
 BLOCK_SIZE = 32  # of Q8_0
+BLOCK_NUMBERS = 2**22  # that are converted at a time
+_FLOAT16, _FLOAT32 = float(np.finfo(np.float16).max), float(np.finfo(np.float32).max)
+_LARGEST = {"F32": _FLOAT32, "BF16": _FLOAT32, "F16": _FLOAT16, "Q8_0": 127 * _FLOAT16}
 
 
 @dataclass(frozen=True)
@@ -83,29 +86,54 @@ class Stored:
         return gguf_package().GGMLQuantizationType[self.file_type.storage]
 
     def encode(self, tensor: Tensor) -> Array:
-        """Return the bytes of `tensor`, which has this shape.
+        """Return the bytes of `tensor`, which has this shape, as uint8 in one row.
 
         Raises:
             ExportError: if a number is not finite, or too large for the storage.
         """
-        values = tensor.float().cpu().contiguous().numpy()
-        with np.errstate(over="ignore"):
-            stored: Array = gguf_package().quantize(values, self.number)
-        largest = float(np.abs(values).max(initial=0.0))
-        limit = 65504.0 * {"f16": 1, "q8_0": 127}.get(self.file_type.name, float("inf"))
-        if not largest <= min(limit, float(np.finfo(np.float32).max)):
+        stored = np.empty(self.num_bytes, np.uint8)
+        for rows, place in self._blocks():
+            values = float32(tensor[rows])
+            self._check(values)
+            stored[place] = gguf_package().quantize(values, self.number).view(np.uint8).ravel()
+        return stored
+
+    def _check(self, values: Array) -> None:
+        largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+        limit = _LARGEST[self.file_type.storage]
+        if not largest <= limit:  # NaN fails too
             raise ExportError(
                 f"{self.name} holds the number {largest}, which {self.file_type.name} cannot "
                 f"hold. Expected finite numbers up to {limit:g}; choose bf16 or f32, or repair "
                 "the weights."
             )
-        return stored
 
-    def decode(self, stored: Array) -> Array:
-        """Return the float32 numbers of stored bytes (uint8, in one row)."""
+    def rounding_error(self, tensor: Tensor, stored: Array) -> float:
+        """Return how far `stored` is from `tensor` at most, over the largest number in it."""
         kind = {"F32": np.float32, "F16": np.float16}.get(self.file_type.storage, np.uint8)
-        values: Array = gguf_package().dequantize(stored.view(kind), self.number)
-        return values.reshape(self.shape)
+        worst = largest = 0.0
+        for rows, place in self._blocks():
+            wanted = float32(tensor[rows])
+            found = gguf_package().dequantize(stored[place].view(kind), self.number)
+            difference = np.abs(found.reshape(wanted.shape) - wanted)
+            worst = float(np.maximum(worst, difference.max(initial=0.0)))
+            largest = max(largest, float(np.abs(wanted).max(initial=0.0)))
+        return worst / largest if largest else worst
+
+    def _blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Yield runs of rows and the places of their bytes, so that no large copy is made."""
+        num_rows = self.shape[0]
+        row_bytes = self.num_bytes // num_rows
+        step = max(1, BLOCK_NUMBERS * num_rows // prod(self.shape))
+        for start in range(0, num_rows, step):
+            end = min(start + step, num_rows)
+            yield slice(start, end), slice(start * row_bytes, end * row_bytes)
+
+
+def float32(tensor: Tensor) -> Array:
+    """Return the numbers of a tensor."""
+    values: Array = tensor.float().cpu().contiguous().numpy()
+    return values
 
 
 def storage_of(name: str, shape: Sequence[int], asked: FileType, is_exact: bool) -> Stored:

@@ -89,7 +89,7 @@ def _check(path: Path, tensors: Sequence[Planned], progress: Progress) -> float:
     worst = 0.0
     for planned, data in zip(tensors, _stored_data(path, tensors), strict=True):
         stored = planned.stored
-        error = _rounding_error(planned, data)
+        error = stored.rounding_error(planned.make(), data)
         if not error <= stored.file_type.error:
             raise ExportError(
                 f"{stored.name} was read back with an error of {error:.1e}; "
@@ -112,10 +112,3 @@ def _stored_data(path: Path, tensors: Sequence[Planned]) -> Iterator[Array]:
     for planned, size in zip(tensors, sizes, strict=True):
         yield np.memmap(path, np.uint8, "r", start, (planned.stored.num_bytes,))
         start += size
-
-
-def _rounding_error(planned: Planned, data: Array) -> float:
-    wanted = planned.make().float().cpu().numpy()
-    difference = np.abs(planned.stored.decode(data) - wanted).max(initial=0.0)
-    largest = np.abs(wanted).max(initial=0.0)
-    return float(difference / largest) if largest else float(difference)

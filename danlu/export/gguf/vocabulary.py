@@ -151,8 +151,8 @@ def _unique(rows: Sequence[tuple[str, TokenType]]) -> tuple[list[str], list[int]
 
 
 def _control_ids(tokenizer: Tokenizer) -> dict[str, Value]:
-    ids = {
-        "bos": tokenizer.bos_id,
+    ids = {  # without a bos llama.cpp would take token 11, or 1, for one
+        "bos": tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
         "eos": tokenizer.eos_id,
         "eot": _end_of_turn(tokenizer),
         "padding": tokenizer.pad_id,
