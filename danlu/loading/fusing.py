@@ -1,7 +1,9 @@
 """Projections on one input become one layer while their weights arrive (for inference)."""
 
+import itertools
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,47 +13,78 @@ from danlu.models.decoder import Decoder
 from danlu.nn.linear import Fusable, Linear
 
 
+@dataclass
+class _Arriving:
+    """The fused weight (and bias) of one block, and which parts of it are not there yet."""
+
+    weight: Tensor
+    bias: Tensor | None
+    rows: dict[str, slice]
+    missing: set[tuple[str, str]]
+
+
 class Fusion:
-    """Holds the weights of layers that will be fused until all of a block have arrived.
+    """Copies the weights of layers that will be fused into place until a block is complete.
 
     Args:
         decoder: its blocks say what they fuse; they are replaced here.
         convert: makes the fused linear layer.
+        dtype: of the fused weights.
+        device: where they go.
     """
 
-    def __init__(self, decoder: Decoder, convert: LinearFactory) -> None:
+    def __init__(
+        self, decoder: Decoder, convert: LinearFactory, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._decoder = decoder
         self._convert = convert
+        self._to: dict[str, Any] = {"dtype": dtype, "device": device}
         self._members = {
             block: [f"{block}.{member}" for member in members]
             for block, members in _fusable(decoder)
         }
         self._owners = {layer: block for block, layers in self._members.items() for layer in layers}
-        self._arrived: dict[str, dict[str, Tensor]] = {}
+        self._arriving: dict[str, _Arriving] = {}
 
     def take(self, layer: str, leaf: str, tensor: Tensor) -> bool:
         """Take the weight or bias of `layer` if it will be fused; return whether it was taken."""
         block = self._owners.get(layer)
         if block is None:
             return False
-        arrived = self._arrived.setdefault(block, {})
-        arrived[f"{layer}.{leaf}"] = tensor
-        if arrived.keys() == set(self._expected(block)):
-            self._fuse(block, self._arrived.pop(block))
+        if block not in self._arriving:
+            self._arriving[block] = self._begin(block)
+        arriving = self._arriving[block]
+        whole = arriving.weight if leaf == "weight" else arriving.bias
+        assert whole is not None
+        whole[arriving.rows[layer]].copy_(tensor)
+        arriving.missing.discard((layer, leaf))
+        if not arriving.missing:
+            self._fuse(block, self._arriving.pop(block))
         return True
 
-    def _expected(self, block: str) -> Iterator[str]:
-        for layer in self._members[block]:
-            linear = self._decoder.get_submodule(layer)
-            yield from (f"{layer}.{name}" for name, _ in linear.named_parameters())
+    def _begin(self, block: str) -> _Arriving:
+        linears = {
+            layer: cast(Linear, self._decoder.get_submodule(layer))
+            for layer in self._members[block]
+        }
+        ends = list(itertools.accumulate(linear.out_features for linear in linears.values()))
+        starts = [0, *ends]
+        first = next(iter(linears.values()))
+        return _Arriving(
+            weight=torch.empty(ends[-1], first.in_features, **self._to),
+            bias=None if first.bias is None else torch.empty(ends[-1], **self._to),
+            rows={layer: slice(starts[i], ends[i]) for i, layer in enumerate(linears)},
+            missing={
+                (layer, leaf)
+                for layer, linear in linears.items()
+                for leaf, _ in linear.named_parameters()
+            },
+        )
 
-    def _fuse(self, block: str, arrived: dict[str, Tensor]) -> None:
-        members = self._members[block]
-        weight = torch.cat([arrived[f"{layer}.weight"] for layer in members])
-        biases = [arrived[f"{layer}.bias"] for layer in members if f"{layer}.bias" in arrived]
-        bias = nn.Parameter(torch.cat(biases)) if biases else None
+    def _fuse(self, block: str, whole: _Arriving) -> None:
+        bias = None if whole.bias is None else nn.Parameter(whole.bias)
         module = cast(Fusable, self._decoder.get_submodule(block))
-        fused = module.fused(self._convert(f"{block}.fused", weight, bias))
+        fused = module.fused(self._convert(f"{block}.fused", whole.weight, bias))
         parent, _, last = block.rpartition(".")
         setattr(self._decoder.get_submodule(parent), last, fused)
 

@@ -29,7 +29,7 @@ from danlu.models.published import Published
 from danlu.nn.linear import Linear
 from danlu.quantize.format import QuantFormat, find_format
 from danlu.quantize.linear import QuantizedLinear
-from danlu.weights.files import SafetensorsFile, WeightFile, find_weight_files, stream
+from danlu.weights.files import WeightFile, find_weight_files, stream
 from danlu.weights.memory import freed_blocks_returned
 from danlu.weights.rules import Entry
 
@@ -103,7 +103,7 @@ class WeightReader:
         self.dtype = dtype
         self.device = device
         self.convert = convert
-        self.fusion = Fusion(decoder, convert) if fuse and convert else None
+        self.fusion = Fusion(decoder, convert, dtype, device) if fuse and convert else None
         self.published = decoder.published
         self.family = family_named(self.published.family)
         self.layout = published_layout(decoder)
@@ -150,23 +150,16 @@ class WeightReader:
         elif self._is_tied_head(entry):
             self.tied_head = tensor.clone()
         elif entry.ours == (EMBEDDING,) and self.convert:
-            self._accept_embedding(self.convert, name, tensor, path)
+            self._accept_embedding(self.convert, tensor)
         else:
             for ours, part in entry.load(tensor).items():
                 self._put(ours, part)
 
-    def _accept_embedding(
-        self, convert: LinearFactory, name: str, tensor: Tensor, path: Path
-    ) -> None:
-        """Keep the embedding mapped from the file, so that only rows looked up take memory.
-
-        A tied head is made of it first; the pages that this reads are given back by mapping anew.
-        """
+    def _accept_embedding(self, convert: LinearFactory, tensor: Tensor) -> None:
+        """Keep the embedding mapped from the file, so that only rows looked up take memory."""
         embedding = tensor.to(self.device, self.dtype)
         if self.decoder.config.tie_word_embeddings:
             self.decoder.lm_head = convert("lm_head", embedding, None)
-            if path.suffix == ".safetensors":
-                embedding = SafetensorsFile(path).read(name).to(self.device, self.dtype)
         self.decoder.model.embed_tokens.weight = nn.Parameter(embedding)
 
     def _entry(self, name: str) -> Entry | None:
@@ -179,7 +172,7 @@ class WeightReader:
     def _put(self, name: str, tensor: Tensor) -> None:
         """Make `tensor` the parameter `name`, or a converted linear layer of it."""
         owner, _, leaf = name.rpartition(".")
-        if self.fusion and self.fusion.take(owner, leaf, tensor.to(self.device, self.dtype)):
+        if self.fusion and self.fusion.take(owner, leaf, tensor):
             return
         module = self.decoder.get_submodule(owner)
         if leaf == "weight" and isinstance(module, Linear) and self.convert:

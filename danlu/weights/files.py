@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from danlu.errors import CheckpointError, bullet_list
+from danlu.weights.memory import drop_mapped_pages
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-REMAP_BYTES = 16 * 2**20
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -35,6 +35,9 @@ class WeightFile(Protocol):
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; the caller may keep it."""
+
+    def give_back(self, name: str) -> None:
+        """Take memory from a tensor that was read and is not needed now, where that is possible."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class SafetensorsFile:
         """Return one tensor, backed by the file until it is copied."""
         tensor: Tensor = self._handle.get_tensor(name)
         return tensor
+
+    def give_back(self, name: str) -> None:
+        """Drop the pages of a tensor; who reads it again reads the file again."""
+        drop_mapped_pages(self.read(name))
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,15 @@ class TorchFile:
         return list(self._tensors)
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor."""
+        """Return one tensor, backed by the file in the zip format, in memory in the legacy one."""
         return self._tensors[name].detach()
+
+    def give_back(self, name: str) -> None:
+        """Drop the pages of a tensor that is mapped; forget one that is in memory."""
+        if _is_zip(self.path):
+            drop_mapped_pages(self._tensors[name])
+        else:
+            del self._tensors[name]
 
 
 def _named(key: object, value: object) -> bool:
@@ -169,17 +183,13 @@ def _shards(index: Path) -> list[str]:
 
 
 def stream(files: list[WeightFile]) -> Iterator[tuple[str, Tensor, Path]]:
-    """Yield every tensor with its name and file, one at a time.
+    """Yield every tensor with its name and file, one at a time; keep a copy of what is needed.
 
-    A mapped file is opened anew every `REMAP_BYTES`, so that pages already read are given back and
-    the reader needs little memory besides the tensor at hand.
+    What was read is given back before the next tensor, so that reading needs little memory besides
+    the tensor at hand. A mapped tensor that is kept reads the file again when it is used.
     """
     for listed in files:
-        file, seen = _open(listed.path), 0  # its own handle: the caller's may live on
+        file = _open(listed.path)  # its own handle: the caller's may live on
         for name in listed.names():
-            tensor = file.read(name)
-            yield name, tensor, file.path
-            seen += tensor.numel() * tensor.element_size()
-            del tensor
-            if seen > REMAP_BYTES and isinstance(file, SafetensorsFile):
-                file, seen = _open(listed.path), 0
+            yield name, file.read(name), file.path
+            file.give_back(name)

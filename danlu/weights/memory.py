@@ -1,9 +1,12 @@
-"""Host memory while weights stream in (glibc only; elsewhere nothing is changed)."""
+"""Host memory while weights stream in (Linux with glibc; elsewhere nothing is changed)."""
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LOADING_BYTES, USUAL_BYTES = 2**20, 2**25
@@ -32,3 +35,18 @@ def _return_from(size: int) -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, size)
         mallopt(M_TRIM_THRESHOLD, 8 * size)
+
+
+def drop_mapped_pages(tensor: Tensor) -> None:
+    """Give back the pages of a tensor that is mapped from a file and was not written to.
+
+    It stays valid: pages that are read again come from the file. Pages that it shares with its
+    neighbours stay.
+    """
+    if sys.platform != "linux" or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        address, length = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
+        ctypes.CDLL(None).madvise(address, length, mmap.MADV_DONTNEED)
