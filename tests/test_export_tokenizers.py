@@ -1,6 +1,7 @@
 """Exported tokenizers in stock transformers: the same ids and the same chat text.
 
-The tokenizers are the published ones beside the repository; without them the tests skip.
+The tokenizers are the published ones beside the repository; without them the tests skip. The large
+ones are `slow`.
 """
 
 import json
@@ -38,7 +39,13 @@ HIDDEN = {"chatglm2": "[gMASK]sop"}  # has no text in danlu; a template can only
 WITHOUT_SYSTEM = ("aquila", "baichuan1", "chatglm2")  # formats with a fixed text in its place
 
 
-@pytest.fixture(scope="module", params=PUBLISHED)
+LARGE = ("aquila", "baichuan2", "llama3", "qwen1", "qwen2")  # seconds to convert and open each
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in PUBLISHED],
+)
 def exported(
     request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Any, Any, list[str]]:
@@ -81,11 +88,11 @@ def test_the_same_chat(exported: tuple[str, Any, Any, list[str]]) -> None:
 
 
 def test_a_format_without_a_template_is_told(shared: Path, tmp_path: Path) -> None:
-    source = shared / "data" / "tokenizers" / "qwen1"
-    tokenizer = load_tokenizer(source, "qwen", "qwen1-react")
+    source = shared / "data" / "tokenizers" / "llama2"
+    tokenizer = load_tokenizer(source, "llama", "chatglm-6b")
     notes: list[str] = []
-    assert "no chat template" in write_tokenizer(tokenizer, tmp_path, "qwen", notes)
-    assert "'qwen1-react' cannot be said as a template" in notes[0]
+    assert "no chat template" in write_tokenizer(tokenizer, tmp_path, "llama", notes)
+    assert "'chatglm-6b' cannot be said as a template" in notes[0]
 
 
 def test_a_tokenizer_that_has_no_json_keeps_its_files(shared: Path, tmp_path: Path) -> None:
