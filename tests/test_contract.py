@@ -1,5 +1,7 @@
 """What holds for every family: one parametrised suite over all that are discovered."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from checkpoints import assert_close, sequences, tiny_decoder
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from danlu.adapters.lora import attach_lora, merge_lora
 from danlu.config.adapter import LoraConfig
+from danlu.loading import load_adapter, load_decoder, save_adapter, save_decoder
 from danlu.loading.layout import published_layout
 from danlu.models import discover
 from danlu.models.decoder import Decoder
@@ -210,3 +213,40 @@ def test_gradients_equal_finite_differences(family: str) -> None:
             parameter.add_(direction, alpha=1e-6)
         slope = float((above - below) / 2e-6)
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_saved_it_comes_back(family: str, tmp_path: Path) -> None:
+    decoder = tiny_decoder(family)
+    ids = sequences(decoder, 2, 8)
+    save_decoder(decoder, tmp_path)
+    assert torch.equal(full(load_decoder(tmp_path), ids), full(decoder, ids))
+    inference = load_decoder(tmp_path, for_inference=True)
+    assert_close(full(inference, ids), full(decoder, ids), 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_quantized_it_comes_back(family: str, tmp_path: Path) -> None:
+    decoder = tiny_decoder(family)
+    ids = sequences(decoder, 2, 8)
+    save_decoder(decoder, tmp_path / "plain")
+    rounded = load_decoder(tmp_path / "plain", quantize="int8")
+    moved = float((full(rounded, ids) - full(decoder, ids)).abs().max())
+    assert 0 < moved < 0.2 * float(full(decoder, ids).abs().max())
+    save_decoder(rounded, tmp_path / "int8")
+    assert_close(full(load_decoder(tmp_path / "int8"), ids), full(rounded, ids), 1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_an_adapter_comes_back(family: str, tmp_path: Path) -> None:
+    decoder = tiny_decoder(family)
+    ids, generator = sequences(decoder, 2, 8), torch.Generator().manual_seed(3)
+    attach_lora(decoder, LoraConfig(lora_rank=3), generator)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.normal_(0.0, 0.1, generator=generator)
+    save_adapter(decoder, tmp_path / "adapter", "base")
+    again = tiny_decoder(family)
+    load_adapter(again, tmp_path / "adapter")
+    assert_close(full(again, ids), full(decoder, ids), 1e-5)

@@ -155,7 +155,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         embed_positions=partial(BlockPositions, rows, hidden_size),
         qkv_bias=True,
         output_bias=True,
-        tie_word_embeddings=True,
+        tie_word_embeddings=raw.take("tie_word_embeddings", default=True, kind=bool),
     )
 
 
