@@ -25,6 +25,15 @@ def test_the_table_has_every_family_and_says_what_its_code_says(capsys: Capture)
         assert (row.gguf == "-") == ("gguf" in row.why_not)
 
 
+def test_graphs_that_go_by_depth_are_asked_at_the_published_one() -> None:
+    graphs = {row.name: row.gguf for row in list_families()}
+    assert [graphs[f"baichuan{name}"] for name in ("_7b", "_13b", "2_7b", "2_13b")] == (
+        ["baichuan"] * 4
+    )
+    assert graphs["aquila"] == "llama"
+    assert graphs["opt"] == "-"
+
+
 def test_every_family_can_be_shown(capsys: Capture) -> None:
     for name, family in discover().items():
         found = describe_family(name)

@@ -7,12 +7,15 @@ what it becomes elsewhere, which published tensors become which of ours.
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from danlu.config.quantize import PRESETS
 from danlu.errors import ConfigError, ExportError, did_you_mean
+from danlu.export.gguf.architecture import architectures
 from danlu.export.gguf.choosing import choose
 from danlu.export.reexpressing import reexpress
 from danlu.loading import decoder_from_config
@@ -203,7 +206,7 @@ def describe_family(spelling: str) -> FamilyDetails:
 def _row(name: str, family: Family) -> FamilyRow:
     decoder = decoder_from_config(family.tiny(), name)
     transformers, no_transformers = _as_transformers(decoder, name)
-    gguf, no_gguf = _as_gguf(decoder)
+    gguf, no_gguf = _as_gguf(decoder, name)
     reasons = {"export": no_transformers, "gguf": no_gguf}
     return FamilyRow(
         name=name,
@@ -245,11 +248,25 @@ def _as_transformers(decoder: Decoder, name: str) -> tuple[str, str]:
     return ("itself" if reexpressed.family == name else reexpressed.family), ""
 
 
-def _as_gguf(decoder: Decoder) -> tuple[str, str]:
-    try:
-        return choose(decoder).name, ""
-    except ExportError as error:
-        return NO, str(error)
+def _as_gguf(decoder: Decoder, name: str) -> tuple[str, str]:
+    """Ask at the depths that a graph of the family insists on, then at that of the test size."""
+    graphs = architectures().values()
+    depths = [depth for graph in graphs if name in graph.families for depth in graph.depths]
+    reason = ""
+    for depth in (*depths, decoder.config.num_layers):
+        try:
+            return choose(_with_layers(decoder, depth)).name, ""
+        except ExportError as error:
+            reason = str(error)
+    return NO, reason
+
+
+def _with_layers(decoder: Decoder, num_layers: int) -> Decoder:
+    """Return the same model with so many layers, without memory."""
+    with torch.device("meta"):
+        other = Decoder(replace(decoder.config, num_layers=num_layers))
+    other.published = decoder.published
+    return other
 
 
 def _detected(family: Family) -> str:

@@ -80,6 +80,7 @@ class Architecture:
         computed: further tensors, in float32, that are no parameters.
         shares_head: the graph uses the embedding where the file has no head.
         notes: what the user must know of this decoder's file.
+        depths: numbers of layers that the graph has positions for; empty: any.
     """
 
     families: tuple[str, ...]
@@ -89,6 +90,7 @@ class Architecture:
     computed: Callable[[Decoder], Mapping[str, Tensor]] = no_tensors
     shares_head: bool = True
     notes: Callable[[Decoder], Sequence[str]] = no_problems
+    depths: tuple[int, ...] = ()
 
 
 @cache

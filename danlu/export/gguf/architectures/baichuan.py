@@ -58,4 +58,5 @@ ARCHITECTURE = Architecture(
     hyperparameters=hyperparameters,
     problems=problems,
     shares_head=False,
+    depths=(ROPE_LAYERS, ALIBI_LAYERS),
 )
