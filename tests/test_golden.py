@@ -1,5 +1,8 @@
 """Every family against its original code: logits, greedy ids, loss, gradient, saved bytes."""
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +18,7 @@ from danlu.models.decoder import Decoder
 from danlu.nn.positions import Alibi, Rope
 from danlu.weights.files import find_weight_files, stream
 
-
-def folders(shared: Path, name: str) -> list[Path]:
-    return [golden(name), shared / "golden" / name]
+Tensors = dict[str, torch.Tensor]
 
 
 def padded_logits(decoder: Decoder, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,3 +146,66 @@ def test_goldens_notice(name: str, mistake: object) -> None:
     mistake(decoder)
     with pytest.raises(AssertionError):
         assert_close(*padded_logits(decoder, golden(name)))
+
+
+# Layouts: names with and without a prefix, `.bin` in both formats, shards.
+
+
+@pytest.mark.parametrize("name", ["bloom", "glm-10b", "gpt2", "opt", "opt-350m"])
+def test_names_with_and_without_a_prefix(name: str, tmp_path: Path) -> None:
+    opened = load_decoder(golden(name)).published
+    assert opened is not None
+    prefix = discover()[opened.family].optional_prefix
+    names = {
+        stored: _turned(stored, prefix, opened.has_prefix) for stored in read_all(golden(name))
+    }
+    folder = relaid(name, tmp_path / "turned", lambda tensors: [_renamed(tensors, names)])
+    again = load_decoder(folder)
+    assert again.published is not None
+    assert again.published.has_prefix is not opened.has_prefix
+    assert_close(*padded_logits(again, golden(name)))
+    save_decoder(again, tmp_path / "saved")
+    kept = {new for old, new in names.items() if not is_ignored(name, old)}
+    assert read_all(tmp_path / "saved").keys() == kept
+
+
+def _turned(stored: str, prefix: str, has_prefix: bool) -> str:
+    if stored == "lm_head.weight":
+        return stored
+    return stored.removeprefix(prefix) if has_prefix else prefix + stored
+
+
+def _renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["qwen", "gpt2", "glm4-0414"])
+def test_bin_shards_in_both_formats(name: str, legacy: bool, tmp_path: Path) -> None:
+    folder = relaid(name, tmp_path / "shards", halves, legacy=legacy)
+    assert len(list(folder.glob("*.bin"))) == 2
+    assert_close(*padded_logits(load_decoder(folder), golden(name)))
+
+
+def halves(tensors: Tensors) -> list[Tensors]:
+    items, middle = list(tensors.items()), len(tensors) // 2
+    return [dict(items[:middle]), dict(items[middle:])]
+
+
+def relaid(
+    name: str,
+    folder: Path,
+    split: Callable[[Tensors], list[Tensors]],
+    legacy: bool = False,
+) -> Path:
+    """A golden checkpoint written again as `.bin` files."""
+    folder.mkdir()
+    shutil.copy(golden(name) / "config.json", folder)
+    parts = split(read_all(golden(name)))
+    files = {f"pytorch_model-{i}.bin": part for i, part in enumerate(parts)}
+    for file, part in files.items():
+        torch.save(part, folder / file, _use_new_zipfile_serialization=not legacy)
+    places = {tensor: file for file, part in files.items() for tensor in part}
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    return folder
