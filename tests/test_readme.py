@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from danlu.cli.app import build_app
 from danlu.cli.table import COMMANDS
+from danlu.commands.models import list_families
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README_zh.md")
@@ -29,7 +30,7 @@ def danlu_lines() -> list[list[str]]:
 def test_both_have_the_same_code_and_headings() -> None:
     english, chinese = (blocks(name) for name in READMES)
     assert english == chinese
-    assert len(english) == 6
+    assert len(english) == 7
     levels = [
         re.findall(r"^#+(?= )", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
         for name in READMES
@@ -43,9 +44,28 @@ def test_the_table_names_every_command_in_order(name: str) -> None:
     assert re.findall(r"^\| `danlu (\w+)` \|", text, re.MULTILINE) == [c.name for c in COMMANDS]
 
 
+YES = {"README.md": "yes", "README_zh.md": "是"}
+ITSELF = {"README.md": "itself", "README_zh.md": "自身"}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_table_of_families_is_what_danlu_models_says(name: str) -> None:
+    words = {"yes": YES[name], "itself": ITSELF[name]}
+    table = [
+        line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "int8," in line
+    ]
+    shown = [line.strip("| ").split(" | ") for line in table]
+    rows = list_families()
+    assert [[cells[0].strip("`"), *cells[2:]] for cells in shown] == [
+        [words.get(cell, cell.replace("int8 ", "int8, ")) for cell in row.cells()] for row in rows
+    ]
+    if name == "README.md":
+        assert [cells[1] for cells in shown] == [row.summary for row in rows]
+
+
 def test_every_shown_command_and_flag_exists() -> None:
     lines = danlu_lines()
-    assert len(lines) == 2 * 8
+    assert len(lines) == 2 * 13
     app = build_app()
     for words in lines:
         shown = CliRunner().invoke(app, [words[0], "--help"], terminal_width=200)
@@ -81,7 +101,10 @@ def test_constraints_pin_every_dependency_without_machine_paths() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][0-9A-Za-z.\-]*", pin) for pin in pins)
     names = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    direct = {re.split(r"[><=,]", line)[0].lower() for line in wanted}
-    missing = direct - names
-    assert not missing, missing
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"]]
+    for extra in re.findall(r"danlu\[(\w+)\]", " ".join(wanted)):  # dev names an extra of ours
+        wanted += extras[extra]
+    direct = {re.split(r"[><=,]", line)[0].lower() for line in wanted if "danlu[" not in line}
+    assert "gguf" in direct
+    assert not direct - names, direct - names
