@@ -2,8 +2,9 @@
 
 import random
 from functools import cache
+from pathlib import Path
 
-from danlu.tokenizer import Tokenizer, train_bpe
+from danlu.tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 CORPUS = [
     "The cat sat on the mat and the dog sat beside it. " * 3,
@@ -16,6 +17,18 @@ ALPHABET = (
     "😀👨\u200d👩\u200d👧한글ひらがな\u2581\xa0"
 )
 TRICKY = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<s>", "</s>", "<unk>", "<0x41>", "", " "]
+
+
+PUBLISHED = (
+    *("aquila", "baichuan1", "baichuan2", "chatglm", "chatglm2", "glm-10b-chinese", "gpt2"),
+    *("llama2", "llama3", "opt", "qwen1", "qwen2"),
+)
+
+
+@cache
+def published(shared: Path, name: str) -> Tokenizer:
+    """One of the real tokenizers, opened once for all tests; the folder alone tells what it is."""
+    return load_tokenizer(shared / "data/tokenizers" / name)
 
 
 @cache

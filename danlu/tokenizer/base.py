@@ -315,10 +315,20 @@ class Tokenizer:
         Raises:
             OutputError: if the folder cannot be written.
         """
-        files = self.model.files() | self.settings.files(self.model.tokenizer_class)
+        files = self.model.files() | self.settings.files(self._own_facts())
         for name, data in files.items():
             with atomic_file(Path(folder) / name) as temporary:
                 temporary.write_bytes(data)
+
+    def _own_facts(self) -> dict[str, Any]:
+        """Return the `tokenizer_config.json` of a folder that came without one."""
+        prefix = self.prompt_prefix()
+        return {
+            "tokenizer_class": self.model.tokenizer_class,
+            **({"add_bos_token": bool(prefix)} if prefix in ([], [self.bos_id]) else {}),
+            **self.named,
+            "added_tokens_decoder": {str(t.token_id): t.entry() for t in self.model.added},
+        }
 
     def save_tokenizer_json(self, folder: str | Path) -> None:
         """Write the tokenizer as stock tools read it, whatever kind of file it came from.

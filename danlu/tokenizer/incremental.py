@@ -40,7 +40,7 @@ class IncrementalDecoder:
             raise TokenizerError(f"Cannot decode the id {token_id}; ids start at 0.")
         control = self._control.get(token_id)
         if control is not None:
-            return self._push_control(control)
+            return self._push_control(token_id, control)
         data = self._model.token_bytes(token_id, first=self._first)
         self._first = self._first and not data and self._model.drops_leading_spaces
         return self._decode(data)
@@ -52,9 +52,13 @@ class IncrementalDecoder:
         self._utf8.reset()
         return text
 
-    def _push_control(self, text: str) -> str:
-        self._first = self._first or self._model.prefix_after_control
-        return "" if self._skip_special else self._decode(text.encode())
+    def _push_control(self, token_id: int, text: str) -> str:
+        if self._skip_special:
+            self._first = self._first or self._model.prefix_after_control
+            return ""
+        spoken = token_id in self._model.spoken  # a part of the text like any other
+        self._first = not spoken and (self._first or self._model.prefix_after_control)
+        return self._decode(text.encode())
 
     def _decode(self, data: bytes, final: bool = False) -> str:
         text = self._utf8.decode(data, final)

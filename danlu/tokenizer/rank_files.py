@@ -30,30 +30,27 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     data = path.read_bytes()
     words = data.split()
     try:
-        tokens = list(map(binascii.a2b_base64, words[0::2]))
+        tokens = [binascii.a2b_base64(word, strict_mode=True) for word in words[0::2]]
         numbers = list(map(int, words[1::2]))
     except ValueError:
         raise _refusal(path, _wrong_lines(data)) from None
     ranks = dict(sorted(zip(tokens, numbers, strict=False), key=lambda item: item[1]))
-    if len(words) % 2 or len(ranks) != len(tokens) or len(set(numbers)) != len(tokens):
+    repeated = len(ranks) != len(tokens) or len(set(numbers)) != len(tokens)
+    if len(words) % 2 or repeated or b"" in ranks or min(numbers, default=0) < 0:
         raise _refusal(path, [*_wrong_lines(data), *_repeated(tokens, numbers)])
     return ranks
 
 
 def check_complete(path: Path, ranks: dict[bytes, int], expected: int) -> None:
     """Raise TokenizerError unless the ranks are 0 to `expected` - 1 and hold every byte."""
-    missing = (
-        [rank for rank in range(expected) if rank not in set(ranks.values())]
-        if (len(ranks) != expected or max(ranks.values(), default=-1) != expected - 1)
-        else []
-    )
-    bytes_without = [byte for byte in range(256) if bytes([byte]) not in ranks]
     problems = []
-    if missing or len(ranks) != expected:
+    if list(ranks.values()) != list(range(expected)):
+        missing = sorted(set(range(expected)).difference(ranks.values()))
         first = f", the first missing is {missing[0]}" if missing else ""
         problems.append(f"it has {len(ranks)} ranks, expected {expected}{first}")
-    if bytes_without:
-        problems.append(f"{len(bytes_without)} of the 256 single bytes have no rank")
+    absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if absent:
+        problems.append(f"{len(absent)} of the 256 single bytes have no rank")
     if problems:
         raise _refusal(path, problems)
 

@@ -151,26 +151,27 @@ class TokenizerSettings:
         extra = {"additional_special_tokens": list(self.additional)} if self.additional else {}
         return extra | self.config | self.named
 
-    def files(self, tokenizer_class: str) -> dict[str, bytes]:
+    def files(self, facts: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the side files by name: as published where they say what these settings say.
 
         Args:
-            tokenizer_class: what `tokenizer_config.json` says where the folder's does not.
+            facts: what `tokenizer_config.json` says where the folder had none; of a folder's own
+                that does not name a class, the "tokenizer_class".
         """
-        files = {
-            name: self.published[name] for name in (MAP_FILE, ADDED_FILE) if name in self.published
-        }
-        files[CONFIG_FILE] = self._config_file(tokenizer_class)
+        kept = (MAP_FILE, ADDED_FILE)
+        files = {name: self.published[name] for name in kept if name in self.published}
+        files[CONFIG_FILE] = self._config_file(facts)
         if self.template is not None:
             files[TEMPLATE_FILE] = self._template_file(self.template)
         return files
 
-    def _config_file(self, tokenizer_class: str) -> bytes:
+    def _config_file(self, facts: Mapping[str, Any]) -> bytes:
         published = self.published.get(CONFIG_FILE)
-        told = published is not None and "tokenizer_class" in self.config
+        told = "tokenizer_class" in self.config
         if published is not None and told and json.loads(published) == self.config:
             return published
-        config = {"tokenizer_class": tokenizer_class} | self.saved_config()
+        known = facts if published is None else {"tokenizer_class": facts["tokenizer_class"]}
+        config = {**known, **self.saved_config()}
         return f"{json.dumps(config, indent=2, ensure_ascii=False)}\n".encode()
 
     def _template_file(self, template: str) -> bytes:
@@ -214,14 +215,15 @@ def _read_settings(folder: Path, family: str | None) -> TokenizerSettings:
     _check_templates(config.get("chat_template"))
     mapped = {**read_json_object(folder / MAP_FILE), **config}
     extra = mapped.get("additional_special_tokens") or mapped.get("extra_special_tokens") or []
+    added = _added_tokens(folder / ADDED_FILE, family)
     return TokenizerSettings(
         config=config,
         named={name: _text_of(mapped[name]) for name in NAMED if mapped.get(name)},
         denied=frozenset(name for name in NAMED if name in mapped and not mapped[name]),
         additional=tuple(_text_of(entry) for entry in _values(extra)),
-        declared=tuple(_declared(config, _added_tokens(folder / ADDED_FILE, family))),
+        declared=tuple(_declared(config, added)),
         template=_template(folder, "chat_template" in config),
-        published={n: (folder / n).read_bytes() for n in SIDE_FILES if (folder / n).is_file()},
+        published=_published(folder, added),
         origin=str(folder),
     )
 
@@ -270,6 +272,14 @@ def _added_tokens(path: Path, family: str | None) -> dict[str, Any]:
     by_name = {same_spelling(name): section for name, section in found.items()}
     section: dict[str, Any] = by_name.get(same_spelling(family or ""), list(found.values())[-1])
     return section
+
+
+def _published(folder: Path, added: dict[str, Any]) -> dict[str, bytes]:
+    """Return the side files as they are; of one with sections only the section that was taken."""
+    files = {name: (folder / name).read_bytes() for name in SIDE_FILES if (folder / name).is_file()}
+    if ADDED_FILE in files and json.loads(files[ADDED_FILE]) != added:
+        files[ADDED_FILE] = json.dumps(added, indent=2, ensure_ascii=False).encode()
+    return files
 
 
 def _is_note(key: str, value: Any) -> bool:

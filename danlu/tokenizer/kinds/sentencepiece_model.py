@@ -22,7 +22,7 @@ from danlu.tokenizer.model import Encoded, TokenizerFolder
 from danlu.tokenizer.piece_json import pieces_document, read_pieces, refusal
 from danlu.tokenizer.pieces import SPACE, piece_bytes
 from danlu.tokenizer.protobuf import bytes_field, fields, float_field, number_field
-from danlu.tokenizer.special import ADDED_FILE, AddedToken, Splitter, TokenizerSettings
+from danlu.tokenizer.special import ADDED_FILE, CONFIG_FILE, AddedToken, Splitter, TokenizerSettings
 from danlu.tokenizer.wrapping import (
     BAICHUAN,
     ICETK_BASE_PIECES,
@@ -97,7 +97,7 @@ def _wrapping(path: Path, library: SentencePieceProcessor, folder: TokenizerFold
     named = dialect_of(folder)
     if path.name == ICETK_FILE:
         base = IMAGE_TOKENS if num_pieces == ICETK_BASE_PIECES else 0
-        return chatglm(int(folder.settings.config.get("num_image_tokens", base)))
+        return chatglm(_image_tokens(folder, base))
     if path.name == GLM_FILE:
         return glm_10b_chinese(num_pieces)
     if named is Dialect.BAICHUAN or not library.is_unknown(library.piece_to_id(BAICHUAN_PIECE)):
@@ -105,6 +105,15 @@ def _wrapping(path: Path, library: SentencePieceProcessor, folder: TokenizerFold
     if named in (Dialect.CHATGLM2, Dialect.CHATGLM) or num_pieces == CHATGLM2_PIECES:
         return chatglm2(num_pieces)
     return LLAMA
+
+
+def _image_tokens(folder: TokenizerFolder, default: int) -> int:
+    value = folder.settings.config.get("num_image_tokens", default)
+    if type(value) is not int or value < 0:
+        raise TokenizerError(
+            f"'{folder.path}': {CONFIG_FILE} has num_image_tokens = {value!r}; expected a number."
+        )
+    return value
 
 
 class SentencePieceModel:

@@ -65,7 +65,10 @@ PAIR_FAMILIES = {
     ),
     Dialect.OPT: PairFamily(
         controls=("<s>", "<pad>", "</s>", "<unk>"),
-        named={"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>"},
+        named={
+            **{"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>"},
+            "pad_token": "<pad>",
+        },
         prefix=("</s>",),
     ),
     Dialect.AQUILA: PairFamily(
