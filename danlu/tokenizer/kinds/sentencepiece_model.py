@@ -19,7 +19,7 @@ from sentencepiece import SentencePieceProcessor
 from danlu.errors import TokenizerError
 from danlu.tokenizer.families import Dialect, dialect_of
 from danlu.tokenizer.model import Encoded, TokenizerFolder
-from danlu.tokenizer.piece_json import pieces_document, read_pieces, refusal
+from danlu.tokenizer.piece_json import PieceTable, pieces_document, read_pieces, refusal
 from danlu.tokenizer.pieces import SPACE, piece_bytes
 from danlu.tokenizer.protobuf import bytes_field, fields, float_field, number_field
 from danlu.tokenizer.special import ADDED_FILE, CONFIG_FILE, AddedToken, Splitter, TokenizerSettings
@@ -306,7 +306,7 @@ class SentencePieceModel:
         if self.json_refusal:
             return None
         prefix = {self._text_of(token_id): token_id for token_id in self.default_prefix}
-        return pieces_document(read_pieces(self.proto), self.library, self.added, prefix)
+        return pieces_document(self.table, self.library, self.added, prefix)
 
     def _text_of(self, token_id: int) -> str:
         return self._added_ids[token_id].text
@@ -316,7 +316,12 @@ class SentencePieceModel:
         """Why `tokenizer_json` returns None."""
         if self.wrapping.icetk:
             return "its white space is written as pieces by code around the sentencepiece model"
-        return refusal(read_pieces(self.proto))
+        return refusal(self.table)
+
+    @cached_property
+    def table(self) -> PieceTable:
+        """The pieces with their scores and types, as the file says them."""
+        return read_pieces(self.proto)
 
 
 def _piece(token: AddedToken) -> bytes:
