@@ -61,7 +61,7 @@ def test_every_document_is_checked() -> None:
     assert all(text_of(name).isascii() for name in DOCS)
 
 
-@pytest.mark.parametrize(("name", "least"), [("architecture.md", 60), ("errors.md", 35)])
+@pytest.mark.parametrize(("name", "least"), [("architecture.md", 90), ("errors.md", 100)])
 def test_every_path_and_what_is_named_in_it_exists(name: str, least: int) -> None:
     found = [path for code in quoted(name) for path in PATH.findall(code) if "NAME" not in path]
     wrong = []
@@ -132,6 +132,9 @@ def test_kinds_have_what_the_architecture_says() -> None:
 OPEN = {"config", "plan", "facts", "operators", "by_kind", "scheme", "rng", "sha256", "metrics"}
 
 
+NUMBERED = re.compile(r"group_\d+|\d+")
+
+
 def keys_of(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
@@ -156,11 +159,11 @@ def test_every_written_file_and_key_is_described(tiny_tour: Path) -> None:
     files = [path for path in tiny_tour.rglob("*") if path.is_file()]
     assert len(files) > 60
     assert {path.name for path in files} - told == set()
-    # Its steps and roles are names of a tour, and groups of layers are numbered.
+    # Its steps and roles are names of a tour, groups of layers are numbered, tokens have ids.
     known = set(json.loads((tiny_tour / "tour.json").read_text(encoding="utf-8"))["steps"])
     known |= {"before", "after", "merged", "int8", "int4", "base", "adapter"}
     read = [p for p in files if p.suffix in (".json", ".jsonl") and p.name != "tokenizer.json"]
     assert len(read) > 35
     for path in read:
-        unknown = {k for k in written_keys(path) - told - known if not k.startswith("group_")}
+        unknown = {k for k in written_keys(path) - told - known if not NUMBERED.fullmatch(k)}
         assert not unknown, (path.relative_to(tiny_tour), unknown)
