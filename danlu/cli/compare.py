@@ -10,8 +10,10 @@ from danlu.cli.terminal import print_rows
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder of the reference model.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Folder of the other model.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Folder of the reference model, or its id.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Folder of the other model, or its id.")],
     text: flags.Text = None,
     dtype: Annotated[str, typer.Option(help="Compute in fp32, bf16 or fp16.")] = "fp32",
     speed: flags.Speed = True,

@@ -32,9 +32,7 @@ def command(
     tokenizer: Annotated[
         bool, typer.Option("--tokenizer/--no-tokenizer", help="Also write the tokenizer.")
     ] = True,
-    family: Annotated[
-        str | None, typer.Option(help="Family of the model, where its config.json does not tell.")
-    ] = None,
+    family: flags.Family = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Write a model for other tools, and show that it computes the same there.

@@ -47,7 +47,9 @@ Text = Annotated[
 ]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="Also measure tokens per second.")]
 
-MaxTokens = Annotated[int | None, field_option(SamplingParams, "max_tokens")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Most new tokens of an answer.")
+]
 Temperature = Annotated[float, field_option(SamplingParams, "temperature")]
 TopK = Annotated[int, field_option(SamplingParams, "top_k")]
 TopP = Annotated[float, field_option(SamplingParams, "top_p")]

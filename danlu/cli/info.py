@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from danlu.cli import flags
 from danlu.cli.terminal import print_json, print_rows
 from danlu.files import size_text
 
@@ -13,9 +14,7 @@ def command(
         str,
         typer.Argument(metavar="PATH", help="Folder of a model or adapter, or a downloaded ID."),
     ],
-    family: Annotated[
-        str | None, typer.Option(help="Family of the model, where its config.json does not tell.")
-    ] = None,
+    family: flags.Family = None,
     files: Annotated[
         bool, typer.Option("--files/--no-files", help="Also list the files with their sizes.")
     ] = True,

@@ -10,7 +10,9 @@ from danlu.cli.terminal import print_rows
 
 
 def command(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Folder of the base model.")],
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="Folder of the base model, or its id.")
+    ],
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Folder of the adapter.")],
     out: flags.OutFolder,
     text: flags.Text = None,

@@ -13,7 +13,9 @@ KERNEL_GROUP_SIZES = (32, 64, 128, 256)
 class QuantScheme(Config):
     """Weight-only integers: w = (code - zero point) * scale, one scale per group of inputs."""
 
-    method: Literal["rtn"] = Field("rtn", description="rtn: round to nearest")
+    method: Literal["rtn"] = Field(
+        "rtn", description="how weights are rounded; rtn: to the nearest"
+    )
     bits: Literal[4, 8] = Field(4, description="bits per weight")
     group_size: int | None = Field(
         None,
