@@ -21,13 +21,17 @@ def looks_like_ranks(path: Path) -> bool:
     return len(parts) == 2 and parts[1].isdigit() and _decoded(parts[0]) is not None
 
 
-def read_ranks(path: Path) -> dict[bytes, int]:
+def read_ranks(path: Path, data: bytes | None = None) -> dict[bytes, int]:
     """Return token -> rank in the order of the ranks.
+
+    Args:
+        path: the file, for messages.
+        data: what is in it, where that was read before.
 
     Raises:
         TokenizerError: for lines that are no rank, tokens or ranks given twice, missing bytes.
     """
-    data = path.read_bytes()
+    data = path.read_bytes() if data is None else data
     words = data.split()
     try:
         tokens = [binascii.a2b_base64(word, strict_mode=True) for word in words[0::2]]

@@ -251,11 +251,18 @@ def _check_templates(value: Any) -> None:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`, or an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
+    return json_object(path, path.read_bytes()) if path.is_file() else {}
+
+
+def json_object(path: Path, data: bytes) -> dict[str, Any]:
+    """Return the JSON object in a file that was read.
+
+    Raises:
+        TokenizerError: if it is none.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        value = json.loads(data.decode())
+    except ValueError as error:
         raise TokenizerError(f"'{path}' cannot be read as JSON: {error}. Fetch it again.") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"'{path}' holds a {type(value).__name__}; expected a JSON object.")

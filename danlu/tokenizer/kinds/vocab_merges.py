@@ -18,7 +18,10 @@ from danlu.tokenizer.byte_level import GPT2, QWEN, WordStyle, build_byte_level
 from danlu.tokenizer.families import Dialect, dialect_of
 from danlu.tokenizer.library import LibraryFacts, LibraryModel
 from danlu.tokenizer.model import TokenizerFolder
-from danlu.tokenizer.special import AddedToken, TokenizerSettings, read_json_object
+from danlu.tokenizer.pair_merges import Pair, token_merges
+from danlu.tokenizer.pieces import byte_level_bytes
+from danlu.tokenizer.rank_engine import LazyEngine, RankEngine
+from danlu.tokenizer.special import AddedToken, TokenizerSettings, json_object
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
@@ -116,16 +119,20 @@ def open_model(folder: TokenizerFolder) -> "PairModel":
             f"'{folder.path}' has no {missing[0]}. Expected {VOCAB_FILE} and {MERGES_FILE} of a "
             "byte-level BPE tokenizer; fetch it from where the other came from."
         )
-    vocab = _read_vocab(folder.path / VOCAB_FILE)
-    merges = _read_merges(folder.path / MERGES_FILE)
+    files = {name: (folder.path / name).read_bytes() for name in FILES}
+    vocab, merges = _read_pair(folder.path, files)
     _check_pair(folder.path, vocab, merges)
     family = PAIR_FAMILIES[_dialect(folder, vocab)]
-    files = {name: (folder.path / name).read_bytes() for name in FILES}
-    return PairModel(vocab, merges, family, _added(folder.settings, family, vocab), files)
+    return PairModel(files, family, _added(folder.settings, family, vocab))
 
 
-def _read_vocab(path: Path) -> dict[str, int]:
-    vocab = read_json_object(path)
+def _read_pair(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, int], list[Pair]]:
+    vocab = _read_vocab(folder / VOCAB_FILE, files[VOCAB_FILE])
+    return vocab, _read_merges(folder / MERGES_FILE, files[MERGES_FILE])
+
+
+def _read_vocab(path: Path, data: bytes) -> dict[str, int]:
+    vocab = json_object(path, data)
     wrong = [item for item in vocab.items() if type(item[1]) is not int or item[1] < 0]
     if wrong or not vocab:
         found = f"{wrong[0][0]!r}: {wrong[0][1]!r}" if wrong else "nothing"
@@ -135,9 +142,9 @@ def _read_vocab(path: Path) -> dict[str, int]:
     return vocab
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def _read_merges(path: Path, data: bytes) -> list[Pair]:
     try:
-        lines = path.read_bytes().decode().split("\n")
+        lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"'{path}' is not UTF-8 text: {error}. Fetch it again.") from None
     start = 1 if lines[0].startswith("#version") else 0
@@ -152,7 +159,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return [(pair[0], pair[1]) for pair in pairs]
 
 
-def _check_pair(path: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
+def _check_pair(path: Path, vocab: Mapping[str, int], merges: Sequence[Pair]) -> None:
     """Raise unless every merge is of the vocabulary and every word of it comes from a merge."""
     foreign = [pair for pair in merges if not (pair[0] in vocab and pair[1] in vocab)]
     made = {left + right for left, right in merges}
@@ -235,15 +242,11 @@ class PairModel(LibraryModel):
     """A `TokenModel` made from a vocabulary and merges; `save` gives both files back."""
 
     def __init__(
-        self,
-        vocab: Mapping[str, int],
-        merges: Sequence[tuple[str, str]],
-        family: PairFamily,
-        added: tuple[AddedToken, ...],
-        files: dict[str, bytes],
+        self, files: dict[str, bytes], family: PairFamily, added: tuple[AddedToken, ...]
     ) -> None:
-        self._parts = (vocab, merges, family)
         self._files = files
+        self._family = family
+        vocab, merges = _read_pair(Path("."), files)
         ids = {token.text: token.token_id for token in added}
         facts = LibraryFacts(
             added=added,
@@ -253,11 +256,26 @@ class PairModel(LibraryModel):
             default_suffix=tuple(ids[text] for text in family.suffix if text in ids),
             tokenizer_class=family.tokenizer_class,
         )
-        super().__init__(build_byte_level(vocab, merges, family.style, added), facts)
+        backend = build_byte_level(vocab, merges, family.style, added)
+        super().__init__(backend, facts, engine=LazyEngine(self._build_engine))
+
+    def _build_engine(self) -> RankEngine | None:
+        """Return an engine, None where merging by rank is not what the merges say."""
+        vocab, merges = _read_pair(Path("."), self._files)
+        made = [left + right for left, right in merges]
+        words = [*(word for word in vocab if len(word) == 1), *made]
+        ranks = {word: rank for rank, word in enumerate(words)}
+        if len(ranks) != len(words) or token_merges(ranks) != merges:
+            return None
+        ranked = {byte_level_bytes(word): rank for rank, word in enumerate(words)}
+        if any(bytes([byte]) not in ranked for byte in range(256)):
+            return None
+        ids = [vocab[word] for word in words]
+        return RankEngine(ranked, self._family.style, ids, self.plain_words())
 
     def extended(self, tokens: Sequence[AddedToken], settings: TokenizerSettings) -> "PairModel":
         """Return this model with further added tokens."""
-        return PairModel(*self._parts, (*self.added, *tokens), self._files)
+        return PairModel(self._files, self._family, (*self.added, *tokens))
 
     def files(self) -> dict[str, bytes]:
         """Return both files as published."""
