@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from danlu.loading.building import LinearFactory
 from danlu.models.decoder import Decoder
 from danlu.nn.linear import Fusable, Linear
+from danlu.weights.casting import cast_into
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Fusion:
         arriving = self._arriving[block]
         whole = arriving.weight if leaf == "weight" else arriving.bias
         assert whole is not None
-        whole[arriving.rows[layer]].copy_(tensor)
+        cast_into(whole[arriving.rows[layer]], tensor)
         arriving.missing.discard((layer, leaf))
         if not arriving.missing:
             self._fuse(block, self._arriving.pop(block))

@@ -26,9 +26,11 @@ from danlu.loading.fusing import Fusion
 from danlu.loading.layout import EMBEDDING, HEAD, published_layout
 from danlu.models.decoder import Decoder
 from danlu.models.published import Published
+from danlu.nn.embedding import StoredEmbedding
 from danlu.nn.linear import Linear
 from danlu.quantize.format import QuantFormat, find_format
 from danlu.quantize.linear import QuantizedLinear
+from danlu.weights.casting import cast
 from danlu.weights.files import WeightFile, find_weight_files, stream
 from danlu.weights.memory import freed_blocks_returned
 from danlu.weights.rules import Entry
@@ -69,7 +71,15 @@ def load_decoder(
         convert = rounding(preset(quantize) if isinstance(quantize, str) else quantize)
     fuse = for_inference and adapter is None
     with freed_blocks_returned():
-        WeightReader(folder, decoder, dtype, torch.device(device), convert, fuse).run()
+        WeightReader(
+            folder,
+            decoder,
+            dtype,
+            torch.device(device),
+            convert,
+            fuse=fuse,
+            for_inference=for_inference,
+        ).run()
     if adapter is not None:
         load_adapter(decoder, Path(adapter))
     decoder.prepared_for_inference = for_inference
@@ -95,7 +105,9 @@ class WeightReader:
         dtype: torch.dtype,
         device: torch.device,
         convert: LinearFactory | None,
+        *,
         fuse: bool,
+        for_inference: bool,
     ) -> None:
         assert decoder.published is not None
         self.folder = folder
@@ -103,6 +115,7 @@ class WeightReader:
         self.dtype = dtype
         self.device = device
         self.convert = convert
+        self.for_inference = for_inference
         self.fusion = Fusion(decoder, convert, dtype, device) if fuse and convert else None
         self.published = decoder.published
         self.family = family_named(self.published.family)
@@ -157,10 +170,13 @@ class WeightReader:
 
     def _accept_embedding(self, convert: LinearFactory, tensor: Tensor) -> None:
         """Keep the embedding mapped from the file, so that only rows looked up take memory."""
-        embedding = tensor.to(self.device, self.dtype)
         if self.decoder.config.tie_word_embeddings:
-            self.decoder.lm_head = convert("lm_head", embedding, None)
-        self.decoder.model.embed_tokens.weight = nn.Parameter(embedding)
+            head = cast(tensor, self.dtype, self.device)
+            self.decoder.lm_head = convert("lm_head", head, None)
+        if self.for_inference and self.device.type == "cpu":
+            self.decoder.model.embed_tokens = StoredEmbedding(tensor, self.dtype)
+        else:
+            self._put(EMBEDDING, tensor)
 
     def _entry(self, name: str) -> Entry | None:
         entry = self.layout.entries.get(name)
@@ -176,7 +192,7 @@ class WeightReader:
             return
         module = self.decoder.get_submodule(owner)
         if leaf == "weight" and isinstance(module, Linear) and self.convert:
-            weight = module.effective(tensor.to(self.device, self.dtype))
+            weight = module.effective(cast(tensor, self.dtype, self.device))
             self.decoder.replace_linear(owner, self.convert(owner, weight, module.bias))
         else:  # copied, so that no page of the file stays mapped
             exact = leaf in getattr(module, "kept_in_float32", ())

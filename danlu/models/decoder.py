@@ -13,7 +13,7 @@ from danlu.models.config import DecoderConfig, no_norm
 from danlu.models.published import Published
 from danlu.nn.attention import AttentionContext, AttentionLayer
 from danlu.nn.cache import KVShape
-from danlu.nn.embedding import LearnedPositions
+from danlu.nn.embedding import LearnedPositions, TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
 
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.position_scheme = config.position_scheme
         hidden, width = config.hidden_size, config.embedding_width
-        self.embed_tokens: nn.Embedding = nn.Embedding(config.vocab_size, width)
+        self.embed_tokens: TokenEmbedding = TokenEmbedding(config.vocab_size, width)
         self.project_in = Linear(width, hidden) if width != hidden else nn.Identity()
         self.embed_positions = config.embed_positions()
         self.embed_norm = (config.embedding_norm or no_norm)(hidden)
@@ -110,9 +110,7 @@ class Decoder(nn.Module):
     def tie_head(self) -> None:
         """Let the head use the embedding's weight, if the model is tied."""
         if self.config.tie_word_embeddings and isinstance(self.lm_head, Linear):
-            weight = self.model.embed_tokens.weight
-            assert isinstance(weight, nn.Parameter)
-            self.lm_head.weight = weight
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(
         self,
@@ -144,7 +142,7 @@ class Decoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the decoder computes in."""
-        return self.model.embed_tokens.weight.dtype
+        return self.model.embed_tokens.dtype
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +184,7 @@ class Decoder(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, RMSNorm | LayerNorm):
                 module.weight.fill_(1.0)
-            elif isinstance(module, Linear | nn.Embedding | LearnedPositions):
+            elif isinstance(module, Linear | TokenEmbedding | LearnedPositions):
                 scale = residual if ROLES.get(name.rpartition(".")[2]) == "row" else 0.02
                 module.weight.normal_(0.0, scale, generator=generator)
             bias = getattr(module, "bias", None)

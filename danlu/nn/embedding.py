@@ -1,10 +1,54 @@
-"""What the embedding adds to tokens: learned positions, in families that have them."""
+"""Token embeddings, and what some families add to them: learned positions."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.errors import CapacityError
+
+
+class TokenEmbedding(nn.Module):
+    """One learned vector per token.
+
+    Torch's own embedding draws random numbers when it is made; on the meta device that imports
+    torch's compiler, which takes longer than opening a small model.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the vectors it gives."""
+        return self.weight.dtype
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return the vectors [B, T, D] of the tokens."""
+        return F.embedding(tokens_BT, self.weight)
+
+
+class StoredEmbedding(TokenEmbedding):
+    """An embedding for inference that stays as it is stored; vectors are cast when looked up.
+
+    Args:
+        weight_VD: as in the file, mapped from it.
+        dtype: of the vectors it gives.
+    """
+
+    def __init__(self, weight_VD: Tensor, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(weight_VD)
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the vectors it gives."""
+        return self._dtype
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return the vectors [B, T, D] of the tokens."""
+        return super().forward(tokens_BT).to(self._dtype)
 
 
 class NoPositions(nn.Module):
