@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 from danlu.errors import TokenizerError, bullet_list
@@ -271,6 +272,12 @@ class PairModel(LibraryModel):
         if any(bytes([byte]) not in ranked for byte in range(256)):
             return None
         ids = [vocab[word] for word in words]
+        made_ids = ids[len(words) - len(made) :]
+        if all(earlier < later for earlier, later in pairwise(made_ids)):
+            # Numbered in the order of merging: the ids are ranks themselves (of single bytes
+            # tiktoken compares none), and nothing is left to translate.
+            ranked = dict(zip(ranked, ids, strict=True))
+            return RankEngine(ranked, self._family.style, None, self.plain_words())
         return RankEngine(ranked, self._family.style, ids, self.plain_words())
 
     def extended(self, tokens: Sequence[AddedToken], settings: TokenizerSettings) -> "PairModel":
