@@ -8,8 +8,8 @@ from tokenizer_cases import random_conversation, tiny_tokenizer
 
 from danlu.errors import TokenizerError
 from danlu.tokenizer import Rendered, load_tokenizer
-from danlu.tokenizer.formats import find_format, format_names
-from danlu.tokenizer.segments import SegmentFormat
+from danlu.tokenizer.chat.formats import find_format, format_names
+from danlu.tokenizer.chat.segments import SegmentFormat
 
 TALK = [
     {"role": "system", "content": "Be brief."},

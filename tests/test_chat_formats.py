@@ -12,7 +12,7 @@ from chat_cases import (
 )
 
 from danlu.errors import TokenizerError
-from danlu.tokenizer.formats import find_format, format_names
+from danlu.tokenizer.chat.formats import find_format, format_names
 
 TALK = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "dog"}]
 LEARNED = {

@@ -11,11 +11,11 @@ import pytest
 from chat_cases import every_control_tokenizer
 
 from danlu.tokenizer import Rendered, Tokenizer, load_tokenizer
-from danlu.tokenizer.chat import ChatInput
-from danlu.tokenizer.formats import find_format, format_names
-from danlu.tokenizer.jinja_format import JinjaFormat
-from danlu.tokenizer.rendering import render_layout
-from danlu.tokenizer.truncation import fit_history
+from danlu.tokenizer.chat.chat_format import ChatInput
+from danlu.tokenizer.chat.formats import find_format, format_names
+from danlu.tokenizer.chat.jinja_format import JinjaFormat
+from danlu.tokenizer.chat.rendering import render_layout
+from danlu.tokenizer.chat.truncation import fit_history
 
 # Which tokenizer of ../shared/data/tokenizers belongs to a format, and the family it is opened as.
 TOKENIZERS: dict[str, tuple[str, str] | None] = {

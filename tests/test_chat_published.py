@@ -9,9 +9,9 @@ import pytest
 from chat_cases import every_control_tokenizer
 from tokenizer_cases import random_text
 
-from danlu.tokenizer.chat import ChatInput
-from danlu.tokenizer.formats import find_format
-from danlu.tokenizer.jinja_format import JinjaFormat
+from danlu.tokenizer.chat.chat_format import ChatInput
+from danlu.tokenizer.chat.formats import find_format
+from danlu.tokenizer.chat.jinja_format import JinjaFormat
 
 PUBLISHED = {
     "glm4-chat": "glm4",

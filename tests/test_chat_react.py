@@ -8,7 +8,7 @@ import pytest
 from chat_cases import every_control_tokenizer, learned_text, role_text
 
 from danlu.errors import TokenizerError
-from danlu.tokenizer.react import ReactCall, parse_react
+from danlu.tokenizer.chat.react import ReactCall, parse_react
 
 QUESTION = {"role": "user", "content": "time?"}
 CLOCK = {

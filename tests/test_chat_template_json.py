@@ -9,7 +9,7 @@ from tokenizer_cases import tiny_tokenizer
 
 from danlu.errors import TokenizerError
 from danlu.tokenizer import load_tokenizer
-from danlu.tokenizer.template_json import templates_in_json
+from danlu.tokenizer.chat.template_json import templates_in_json
 
 # The example of PaddleNLP's documentation, its comma at the end included.
 SOURCE = r"""{

@@ -7,8 +7,8 @@ import pytest
 from chat_cases import conversation, every_control_tokenizer
 
 from danlu.errors import RequestError, TokenizerError
-from danlu.tokenizer.formats import find_format, format_names
-from danlu.tokenizer.truncation import fit_history
+from danlu.tokenizer.chat.formats import find_format, format_names
+from danlu.tokenizer.chat.truncation import fit_history
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 

@@ -11,7 +11,7 @@ from danlu.cli.chat_session import ChatSession, Message
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import RequestError
 from danlu.tokenizer import Rendered
-from danlu.tokenizer.truncation import FittedHistory
+from danlu.tokenizer.chat.truncation import FittedHistory
 
 LONGEST = 5  # messages
 

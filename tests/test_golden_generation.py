@@ -1,4 +1,4 @@
-"""Every family answers greedily as its original did, through our cache; the rules of odd families."""
+"""Every family answers greedily as its original did, through our cache; rules of odd families."""
 
 from pathlib import Path
 

@@ -12,8 +12,8 @@ from danlu.config.yaml_text import parse_yaml
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DanluError, OutputError, RequestError, did_you_mean
 from danlu.files import write_text
-from danlu.tokenizer.chat import Message as AnyMessage
-from danlu.tokenizer.truncation import FittedHistory
+from danlu.tokenizer.chat.chat_format import Message as AnyMessage
+from danlu.tokenizer.chat.truncation import FittedHistory
 
 Message = dict[str, str]
 

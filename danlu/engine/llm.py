@@ -20,8 +20,8 @@ from danlu.loading import check_rows, load_decoder, load_tokenizer
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
 from danlu.tokenizer import IncrementalDecoder, Tokenizer
+from danlu.tokenizer.chat.truncation import FittedHistory, Rule, fit_history
 from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
-from danlu.tokenizer.truncation import FittedHistory, Rule, fit_history
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -237,7 +237,7 @@ class LLM:
             messages: the conversation; it ends with what is to be answered.
             params: how long the answer may be.
             tools: as in `chat`.
-            rule: as in `danlu.tokenizer.truncation.fit_history`.
+            rule: as in `danlu.tokenizer.chat.truncation.fit_history`.
 
         Raises:
             RequestError: if the last question alone is too long.

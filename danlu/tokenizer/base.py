@@ -11,12 +11,12 @@ from typing import Any
 
 from danlu.errors import TokenizerError, did_you_mean
 from danlu.files import atomic_file, write_json, write_text
-from danlu.tokenizer.chat import ChatFormat, ChatInput, Message, Rendered, Tool
-from danlu.tokenizer.formats import find_format, format_for, format_names, format_of_template
+from danlu.tokenizer.chat.chat_format import ChatFormat, ChatInput, Message, Rendered, Tool
+from danlu.tokenizer.chat.formats import find_format, format_for, format_names, format_of_template
+from danlu.tokenizer.chat.jinja_format import JinjaFormat
+from danlu.tokenizer.chat.rendering import render_layout, with_spelled_controls
 from danlu.tokenizer.incremental import IncrementalDecoder
-from danlu.tokenizer.jinja_format import JinjaFormat
 from danlu.tokenizer.model import Encoded, TokenModel
-from danlu.tokenizer.rendering import render_layout, with_spelled_controls
 from danlu.tokenizer.special import (
     CONFIG_FILE,
     JSON_FILE,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from danlu.tokenizer.chat import ChatInput
-from danlu.tokenizer.messages import role_of
-from danlu.tokenizer.segments import Segment
+from danlu.tokenizer.chat.chat_format import ChatInput
+from danlu.tokenizer.chat.messages import role_of
+from danlu.tokenizer.chat.segments import Segment
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import TokenizerError
-from danlu.tokenizer.template_json import templates_in_json
+from danlu.tokenizer.chat.template_json import templates_in_json
 
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 CONFIG_FILE = "tokenizer_config.json"

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from danlu.errors import DataError, TokenizerError
 from danlu.progress import Progress, Silent, working
 from danlu.tokenizer.base import Tokenizer
-from danlu.tokenizer.formats import format_for
+from danlu.tokenizer.chat.formats import format_for
 from danlu.tokenizer.kinds.tokenizer_json import TokenizerJson
 from danlu.tokenizer.model import TokenizerFolder
 from danlu.tokenizer.special import TokenizerSettings

@@ -1,0 +1,91 @@
+"""Qwen-1's tools: the ReAct instructions and the tools stand in front of a question.
+
+Tools are written into the only question, or into the last but one where there are more, as the
+family does. A tool's answer (role "tool") goes on with the assistant's turn as `Observation: ...`,
+and the model then goes on writing; so does a conversation that ends with the assistant's words.
+Learned: what the assistant writes and the end of its turn, observations not.
+Source: `examples/react_demo.py` of QwenLM/Qwen.
+"""
+
+from collections.abc import Sequence
+
+from danlu.tokenizer.chat.chat_format import ChatInput, Message
+from danlu.tokenizer.chat.formats.chatml import END, START, end_of_turn, header
+from danlu.tokenizer.chat.formats.qwen1_chat import SYSTEM
+from danlu.tokenizer.chat.messages import role_of, rounds_of, split_system
+from danlu.tokenizer.chat.react import OBSERVATION, question_with_tools
+from danlu.tokenizer.chat.segments import Segment, SegmentFormat
+
+
+def write(chat: ChatInput) -> list[Segment]:
+    """Return the segments of a conversation."""
+    system, turns = split_system(chat.messages)
+    content = system[0]["content"] if system else SYSTEM
+    segments = [*header("system"), Segment(content, "system", alone=True), *end_of_turn(False)]
+    rounds = rounds_of(turns)
+    for index, messages in enumerate(rounds):
+        shown = chat.tools if index == max(0, len(rounds) - 2) else None
+        is_open = chat.add_generation_prompt and index == len(rounds) - 1
+        segments += _round(messages, question_with_tools(shown or ()), is_open)
+    return segments
+
+
+def _round(messages: Sequence[Message], instructions: str, is_open: bool) -> list[Segment]:
+    question, *answers = messages
+    asked = (instructions + question["content"]).lstrip("\n").rstrip()
+    shown = asked[len(instructions) :] if asked.startswith(instructions) else ""
+    before = asked[: len(asked) - len(shown)]
+    segments = [*header("user"), Segment(before, alone=True), Segment(shown, "user")]
+    segments += end_of_turn(False)
+    if is_open or answers:
+        segments += [*header("assistant"), Segment("", alone=True), *_answer(answers)]
+    return segments if is_open or not answers else segments + end_of_turn(True)
+
+
+def _answer(messages: Sequence[Message]) -> list[Segment]:
+    """Return the assistant's turn without white space around it."""
+    segments: list[Segment] = []
+    for index, message in enumerate(messages):
+        text = message["content"].rstrip()
+        if message["role"] == "tool":
+            segments += [Segment(f"\n{OBSERVATION} "), Segment(text, "tool")]
+        else:
+            text = text.lstrip("\n")
+            space = "\n" if index else ""
+            segments += [Segment(space, learn=True), Segment(text, "assistant", learn=True)]
+    return segments
+
+
+FOLLOWS = {
+    "system": ("start",),
+    "user": ("start", "system", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant",),
+}
+
+
+def problems(chat: ChatInput) -> list[str]:
+    """Return what is wrong with the order of the roles."""
+    found = []
+    previous = "start"
+    for index, message in enumerate(chat.messages):
+        role = str(role_of(message))
+        if role in FOLLOWS and previous not in FOLLOWS[role]:
+            after = " or ".join(FOLLOWS[role])
+            found.append(f"messages[{index}]: {role} after {previous}; expected it after {after}")
+        previous = role
+    if "user" not in map(role_of, chat.messages):
+        found.append("there is no message of the user; expected at least one")
+    return found
+
+
+FORMAT = SegmentFormat(
+    name="qwen1-react",
+    roles=("system", "user", "assistant", "tool"),
+    stops=(END, START),
+    segments=write,
+    template=None,  # JSON of tools with names for people has no equal in stock tools' schemas
+    problems=problems,
+    stop_texts=(OBSERVATION,),
+    knows_tools=True,
+)

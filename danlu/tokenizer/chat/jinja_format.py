@@ -1,0 +1,282 @@
+"""A chat format given by a Jinja template: control tokens, contents and loss mask worked out.
+
+The template alone says what is written. Which characters are control tokens and contents is found
+with marks (`danlu.tokenizer.chat.marks`); what is learned, by rendering prefixes of the
+conversation.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from danlu.errors import TokenizerError
+from danlu.tokenizer.chat.chat_format import ChatInput, ContentSpan, Layout, Message
+from danlu.tokenizer.chat.jinja import render_template, variables_of
+from danlu.tokenizer.chat.marks import (
+    break_controls,
+    choose_marks,
+    content_spans,
+    control_spans,
+    enclose_contents,
+    unmark,
+)
+from danlu.tokenizer.chat.messages import check_messages
+from danlu.tokenizer.chat.segments import Truncation, check_options
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.base import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("system", "user", "assistant", "tool", "developer", "function", "observation", "ipython")
+GIVEN = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now")
+Render = Callable[[Any, bool], str]  # (messages, add_generation_prompt) -> text
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How a template that we know encloses what the assistant writes.
+
+    Attributes:
+        header: what stands in front of an answer; it begins with a control token.
+        ends: what may end it, each begins with a control token; the end is learned too.
+    """
+
+    header: str
+    ends: tuple[str, ...]
+
+
+class JinjaFormat:
+    """The chat format of a template.
+
+    Args:
+        templates: templates by name; "default" is used, and "tool_use" with tools.
+        origin: what messages call it.
+        name: its name among the formats.
+        stops: control tokens that end an answer; None: as read from the template.
+        answers: how it encloses answers; None: found by rendering prefixes of the conversation.
+    """
+
+    stop_texts: tuple[str, ...] = ()
+    truncation: Truncation | None = None
+
+    def __init__(
+        self,
+        templates: Mapping[str, str],
+        origin: str,
+        name: str = "jinja",
+        stops: tuple[str, ...] | None = None,
+        answers: Answers | None = None,
+    ) -> None:
+        self.name = name
+        self._templates = dict(templates)
+        self._origin = origin
+        self._stops = stops
+        self._answers = answers
+
+    @property
+    def template(self) -> str | None:
+        """The default template."""
+        return self._templates.get("default")
+
+    def layout(self, tokenizer: "Tokenizer", chat: ChatInput) -> Layout:
+        """Render a conversation and say what its characters are.
+
+        A template that is not prefix-stable (it writes an earlier turn differently once a later one
+        follows) cannot be trained on and is refused, unless a prompt is asked for: nothing is
+        learned from a prompt, so it is then rendered with an empty loss mask. Built-in templates
+        say where their answers are, and need not be stable.
+
+        Raises:
+            TokenizerError: for wrong messages or options, or a template that cannot be used so.
+        """
+        check_messages(chat.messages, ROLES)
+        now = datetime.now()  # one time for all the renderings below
+        render = self._renderer(tokenizer, chat, now)
+        text = render(chat.messages, chat.add_generation_prompt)
+        self._check_tools_shown(tokenizer, chat, text, now)
+        layout = self._marked_layout(tokenizer, chat, text, now)
+        layout.learned.extend(self._learned(layout, render, chat))
+        return layout
+
+    def _marked_layout(
+        self, tokenizer: "Tokenizer", chat: ChatInput, text: str, now: datetime
+    ) -> Layout:
+        """Return the layout of `text`, as marks in the messages tell it; nothing learned yet."""
+        messages, splitter = chat.messages, tokenizer.control_splitter
+        marks = choose_marks([list(messages), list(chat.tools or ()), dict(chat.options)])
+        broken = break_controls(list(messages), marks, splitter)
+        broken_chat = ChatInput(
+            broken,
+            chat.add_generation_prompt,
+            break_controls(chat.tools, marks, splitter),
+            break_controls(chat.options, marks, splitter),
+        )
+        render = self._renderer(tokenizer, broken_chat, now)
+        prompt = chat.add_generation_prompt
+        found = unmark(render(enclose_contents(broken, marks), prompt), marks)
+        contents = content_spans(found, messages)
+        if found.text != text:  # the template looks at how a content begins or ends
+            found = unmark(render(broken, prompt), marks)
+            _check_same(found.text, text, self._origin)
+            contents = _search_contents(text, messages, self._origin)
+        return Layout(text, control_spans(found, marks, splitter), contents, [])
+
+    def _check_tools_shown(
+        self, tokenizer: "Tokenizer", chat: ChatInput, text: str, now: datetime
+    ) -> None:
+        if not chat.tools:
+            return
+        bare = ChatInput(chat.messages, chat.add_generation_prompt, None, chat.options)
+        without = self._renderer(tokenizer, bare, now)(chat.messages, chat.add_generation_prompt)
+        if text == without:
+            raise TokenizerError(
+                f"The chat template of {self._origin} does not show tools (got {len(chat.tools)}). "
+                "Use a model or template that knows tools."
+            )
+
+    def end_of_turn(self, tokenizer: "Tokenizer") -> list[str]:
+        """Return the control token that the template writes after an assistant's content."""
+        if self._stops is not None:
+            return list(self._stops)
+        probe = [
+            {"role": "user", "content": "question"},
+            {"role": "assistant", "content": "answer"},
+            {"role": "user", "content": "again"},
+        ]
+        try:
+            layout = self.layout(tokenizer, ChatInput(probe))
+        except TokenizerError as error:
+            logger.debug("no end of turn can be read from the template: %s", error)
+            return []
+        answers = [span.end for span in layout.contents if span.role == "assistant"]
+        after = [span for span in layout.controls if answers and span.start >= answers[0]]
+        return [tokenizer.control_texts[after[0].token_id]] if after else []
+
+    def _renderer(self, tokenizer: "Tokenizer", chat: ChatInput, now: datetime) -> Render:
+        source = self._templates.get("tool_use") if chat.tools else None
+        source = source or self.template
+        if source is None:
+            names = ", ".join(sorted(self._templates))
+            raise TokenizerError(
+                f"{self._origin} has chat templates ({names}) but none named 'default'. "
+                "Pass format= with a built-in name or a .jinja file."
+            )
+        if chat.options:
+            known = variables_of(source, self._origin) - {*GIVEN, *tokenizer.named}
+            check_options(chat, sorted(known), f"the chat template of {self._origin}")
+        tools = list(chat.tools) if chat.tools else None
+        shared = {**tokenizer.named, **chat.options, "tools": tools, "documents": None}
+
+        def render(messages: Any, add_generation_prompt: bool) -> str:
+            variables = {
+                **shared,
+                "messages": [dict(message) for message in messages],
+                "add_generation_prompt": add_generation_prompt,
+            }
+            return render_template(source, self._origin, variables, now)
+
+        return render
+
+    def _learned(self, layout: Layout, render: Render, chat: ChatInput) -> list[tuple[int, int]]:
+        if self._answers is not None:
+            return _enclosed_answers(layout, self._answers)
+        try:
+            return [
+                _learned_span(render, chat.messages, index, layout.text, self._origin)
+                for index, message in enumerate(chat.messages)
+                if message["role"] == "assistant"
+            ]
+        except TokenizerError as error:
+            if not chat.add_generation_prompt:
+                raise
+            logger.debug("a prompt without loss mask: %s", error)
+            return []
+
+
+def _enclosed_answers(layout: Layout, answers: Answers) -> list[tuple[int, int]]:
+    """Return what stands between the header and the end of each answer, the end included.
+
+    Control tokens tell, so that no text in a message looks like either. The open header of a
+    prompt has no end, and nothing after it.
+    """
+    text = layout.text
+    ends = [
+        span.start + len(end)
+        for span in layout.controls
+        for end in answers.ends
+        if text.startswith(end, span.start)
+    ]
+    starts = [
+        span.start + len(answers.header)
+        for span in layout.controls
+        if text.startswith(answers.header, span.start)
+    ]
+    closed = [(start, [end for end in ends if end > start]) for start in starts]
+    return [(start, min(after)) for start, after in closed if after]
+
+
+def _learned_span(
+    render: Render, messages: Sequence[Message], index: int, text: str, origin: str
+) -> tuple[int, int]:
+    """Return the characters that the assistant writes in `messages[index]`.
+
+    They begin where the prompt for that answer ends and end where the conversation up to that
+    answer ends. Both must be prefixes of the whole text.
+    """
+    before = render(messages[:index], True)
+    through = render(messages[: index + 1], False)
+    for prefix, end in ((before, index), (through, index + 1)):
+        place = _first_difference(prefix, text)
+        if place < len(prefix):
+            raise TokenizerError(
+                f"The chat template of {origin} is not prefix-stable: messages[:{end}] alone and "
+                f"in the whole conversation differ at character {place}: {_near(prefix, place)} "
+                f"became {_near(text, place)}. No loss mask can be derived. Use another format, or "
+                "train on conversations that end with this answer."
+            )
+    return len(before), max(len(before), len(through))
+
+
+def _check_same(found: str, text: str, origin: str) -> None:
+    if found != text:
+        place = _first_difference(found, text)
+        raise TokenizerError(
+            f"The chat template of {origin} changes the text of the messages at character "
+            f"{place}: {_near(text, place)}. Control tokens inside messages cannot be told from "
+            "its own there. Expected contents to appear as they are; use another format."
+        )
+
+
+def _search_contents(text: str, messages: Sequence[Message], origin: str) -> list[ContentSpan]:
+    """Find each content by its text; it must occur exactly once.
+
+    Raises:
+        TokenizerError: naming the message that does not.
+    """
+    spans = []
+    for index, message in enumerate(messages):
+        core = (message.get("content") or "").strip()
+        if not core:
+            continue
+        count = text.count(core)
+        if count != 1:
+            raise TokenizerError(
+                f"The content of messages[{index}] ({core[:40]!r}) occurs {count} times in what "
+                f"the chat template of {origin} wrote; expected once, so that its role is certain. "
+                "Use another format."
+            )
+        start = text.index(core)
+        spans.append(ContentSpan(start, start + len(core), message["role"]))
+    return sorted(spans, key=lambda span: span.start)
+
+
+def _first_difference(a: str, b: str) -> int:
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
+def _near(text: str, place: int) -> str:
+    return repr(text[max(0, place - 20) : place + 20])

@@ -1,0 +1,145 @@
+"""Built-in chat formats as code: one function from a conversation to stretches of text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from danlu.errors import TokenizerError, did_you_mean
+from danlu.tokenizer.chat.chat_format import (
+    CONTROL,
+    ChatInput,
+    ContentSpan,
+    ControlSpan,
+    Layout,
+    Message,
+)
+from danlu.tokenizer.chat.messages import check_messages
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of text that a built-in format writes.
+
+    Attributes:
+        text: what is written.
+        role: role of the message it is the content of, "control" for what the format adds.
+        control: is it one control token?
+        learn: is it something the assistant writes?
+        alone: is it the beginning of a text that is encoded apart from what precedes it?
+        token: the control token, where it is another than the text (or has no text).
+    """
+
+    text: str
+    role: str = CONTROL
+    control: bool = False
+    learn: bool = False
+    alone: bool = False
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a family's own rule keeps of a conversation.
+
+    Attributes:
+        messages: the messages that stay.
+        last_ids: how many ids at the end stay; None for all.
+    """
+
+    messages: list[Message]
+    last_ids: int | None = None
+
+
+Measure = Callable[[list[Segment]], int]  # how many ids segments become
+Truncation = Callable[[Sequence[Message], int, Measure], Kept]  # (messages, max_tokens, measure)
+
+
+def hidden(token: str, learn: bool = False) -> Segment:
+    """Return a control token that is in the ids and not in the text."""
+    return Segment("", control=True, learn=learn, token=token)
+
+
+def _no_problems(chat: ChatInput) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class SegmentFormat:
+    """A built-in format: one function from a conversation to segments.
+
+    Attributes:
+        name: the name users choose it by.
+        roles: roles it can write.
+        stops: control tokens that end an assistant turn.
+        segments: from a conversation to what is written.
+        template: a Jinja template that writes the same text, saved with the tokenizer.
+        problems: what is wrong with a conversation beside roles and contents.
+        stop_texts: texts that end an answer, beside the control tokens.
+        truncation: the family's own rule for a history that is too long.
+        knows_tools: can it show tools?
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    stops: tuple[str, ...]
+    segments: Callable[[ChatInput], list[Segment]]
+    template: str | None = None
+    problems: Callable[[ChatInput], list[str]] = _no_problems
+    stop_texts: tuple[str, ...] = ()
+    truncation: Truncation | None = None
+    knows_tools: bool = False
+
+    def layout(self, tokenizer: "Tokenizer", chat: ChatInput) -> Layout:
+        """Write a conversation.
+
+        Raises:
+            TokenizerError: for wrong messages, unknown options, or tools it cannot show.
+        """
+        if chat.tools and not self.knows_tools:
+            raise TokenizerError(
+                f"The chat format {self.name!r} cannot show tools (got {len(chat.tools)}). Use a "
+                "model whose own template knows tools, or pass format= with such a .jinja file."
+            )
+        check_options(chat, (), f"the chat format {self.name!r}")
+        listed = isinstance(chat.messages, Sequence) and not isinstance(chat.messages, str)
+        further = self.problems(chat) if listed else []
+        check_messages(chat.messages, self.roles, ("role", "content"), further)
+        return layout_of(tokenizer, self.segments(chat))
+
+    def end_of_turn(self, tokenizer: "Tokenizer") -> list[str]:
+        """Return the control tokens that end an assistant turn."""
+        return list(self.stops)
+
+
+def check_options(chat: ChatInput, known: Sequence[str], origin: str) -> None:
+    """Raise TokenizerError for template options that nothing would read."""
+    unknown = sorted(str(name) for name in set(chat.options) - set(known))
+    if unknown:
+        named = ", ".join(unknown)
+        raise TokenizerError(
+            f"Unknown template options of {origin}: {named}. It reads "
+            f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(unknown[0], known)}"
+        )
+
+
+def layout_of(tokenizer: "Tokenizer", segments: Sequence[Segment]) -> Layout:
+    """Join segments to a layout."""
+    layout = Layout("".join(segment.text for segment in segments), [], [], [])
+    start = 0
+    for segment in segments:
+        end = start + len(segment.text)
+        if segment.control:
+            token_id = tokenizer.control_id(segment.token or segment.text)
+            layout.controls.append(ControlSpan(start, end, token_id, segment.learn))
+        elif segment.role != CONTROL:
+            layout.contents.append(ContentSpan(start, end, segment.role))
+        if segment.learn and end > start:
+            touches = bool(layout.learned) and layout.learned[-1][1] == start
+            layout.learned.append((layout.learned.pop()[0] if touches else start, end))
+        if segment.alone:
+            layout.beginnings.add(start)
+        start = end
+    return layout
