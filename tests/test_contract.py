@@ -160,6 +160,15 @@ def test_roles_and_names_cover_every_parameter(family: str) -> None:
     assert sorted(claimed) == sorted({*dict(decoder.named_parameters()), "lm_head.weight"})
 
 
+def test_layers_stand_in_the_order_that_seeded_weights_are_drawn_in() -> None:
+    block = [
+        *(f"self_attn.{name}_proj" for name in "qkvo"),
+        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    ]
+    wanted = [f"model.layers.{i}.{name}" for i in range(2) for name in block]
+    assert list(tiny_decoder("llama").linear_roles()) == [*wanted, "lm_head"]
+
+
 @pytest.mark.parametrize("family", EVERY)
 def test_names_go_to_and_fro(family: str) -> None:
     decoder = tiny_decoder(family)

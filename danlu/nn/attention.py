@@ -42,12 +42,17 @@ class AttentionContext(Protocol):
 
 
 class SelfAttention(nn.Module, ABC):
-    """What every attention module does: project, attend, project back."""
+    """What every attention module does: project, attend, project back.
 
-    def __init__(self, layer: AttentionLayer, o_proj: LinearLike) -> None:
+    A subclass sets `o_proj` after its own projections: the order of layers is that of the fresh
+    weights drawn for them.
+    """
+
+    o_proj: LinearLike
+
+    def __init__(self, layer: AttentionLayer) -> None:
         super().__init__()
         self.layer = layer
-        self.o_proj = o_proj
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
         """Return the attention output [B, T, D]."""
@@ -74,11 +79,12 @@ class Attention(SelfAttention):
         v_proj: LinearLike,
         o_proj: LinearLike,
     ) -> None:
-        super().__init__(layer, o_proj)
+        super().__init__(layer)
         self.head_dim = head_dim
         self.q_proj = q_proj
         self.k_proj = k_proj
         self.v_proj = v_proj
+        self.o_proj = o_proj
 
     def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, d], rotated keys and plain values [B, T, K, d]."""
@@ -114,10 +120,11 @@ class FusedAttention(SelfAttention):
         qkv_proj: LinearLike,
         o_proj: LinearLike,
     ) -> None:
-        super().__init__(layer, o_proj)
+        super().__init__(layer)
         self.head_dim = head_dim
         self.num_query_heads, self.num_kv_heads = num_heads
         self.qkv_proj = qkv_proj
+        self.o_proj = o_proj
 
     def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, d], rotated keys and plain values [B, T, K, d]."""

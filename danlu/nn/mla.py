@@ -62,11 +62,12 @@ class LatentAttention(SelfAttention):
         key_value: LowRank,
         o_proj: LinearLike,
     ) -> None:
-        super().__init__(layer, o_proj)
+        super().__init__(layer)
         self.widths = widths
         self.kv_a_proj_with_mqa = key_value.down
         self.kv_a_layernorm = key_value.norm
         self.kv_b_proj = key_value.up
+        self.o_proj = o_proj
 
     @abstractmethod
     def queries(self, x_BTD: Tensor) -> Tensor:
