@@ -299,10 +299,11 @@ class Tokenizer:
             "named": self.named,
             "special_tokens": self.special_tokens,
             "prompt_prefix": self.prompt_prefix(),
-            "prompt_suffix": self.prompt_suffix(),
             "templates": settings.templates(),
             "chat_format": self.chat_format,
         }
+        if suffix := self.prompt_suffix():  # few have one; the others keep their fingerprints
+            facts["prompt_suffix"] = suffix
         digest = hashlib.sha256(self.model.canonical())
         digest.update(json.dumps(facts, sort_keys=True).encode())
         return digest.hexdigest()
