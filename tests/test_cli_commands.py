@@ -6,24 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from danlu.cli.app import run
-
-Capture = pytest.CaptureFixture[str]
-
-
-def printed(capsys: Capture, *arguments: object) -> str:
-    code = run([str(argument) for argument in arguments])
-    shown = capsys.readouterr()
-    assert code == 0, shown.err
-    return shown.out
-
-
-def complained(capsys: Capture, *arguments: object) -> str:
-    assert run([str(argument) for argument in arguments]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    return shown.err
+from command_line import Capture, complained, printed
 
 
 def test_merge(tiny_tour: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import Capture, complained, printed
 from tokenizer_cases import CORPUS, tiny_tokenizer
 
-from danlu.cli.app import run
 from danlu.commands.compression import CompressionTable, compare_token_counts
 from danlu.commands.tokenizer import train_tokenizer
 from danlu.data.text_kinds import CHINESE, CODE, ENGLISH, is_code, parts_by_kind
 from danlu.data.tiny_world import TinyWorld
 from danlu.errors import ConfigError, DanluError, DataError, TokenizerError
 from danlu.tokenizer import load_tokenizer
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -28,20 +26,6 @@ def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
     path.write_text("\n<|endoftext|>\n".join(CORPUS))
     return path
-
-
-def printed(capsys: Capture, *arguments: object) -> str:
-    code = run([str(argument) for argument in arguments])
-    shown = capsys.readouterr()
-    assert code == 0, shown.err
-    return shown.out
-
-
-def complained(capsys: Capture, *arguments: object) -> str:
-    assert run([str(argument) for argument in arguments]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    return shown.err
 
 
 # ---------------------------------------------------------------- kinds of text

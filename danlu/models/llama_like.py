@@ -49,12 +49,7 @@ def read_llama_like(
         num_heads=num_heads,
         num_kv_heads=raw.size("num_key_value_heads", default=num_heads),
         head_dim=head_dim,
-        max_seq_len=raw.size(
-            "max_position_embeddings",
-            "model_max_length",
-            "max_sequence_length",
-            default=max_seq_len,
-        ),
+        max_seq_len=raw.size(*CONTEXT_KEYS, default=max_seq_len),
         norm=partial(RMSNorm, eps=raw.take("rms_norm_eps", default=rms_norm_eps, kind=float)),
         mlp=partial(GatedMLP, activation="silu"),
         position_scheme=positions(raw, head_dim),

@@ -42,8 +42,9 @@ class SequenceRule(Protocol):
         """Return positions and attention of a whole batch, as the published model takes them."""
 
 
-class CausalSequence:
-    """What causal families share: given positions are taken, and masks mark padding."""
+@dataclass(frozen=True)
+class CountedPositions:
+    """Causal families: positions count the real tokens from 0, unless they are given."""
 
     def number(self, input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Numbering:
         """Return the numbering of prompts; padding is at 0."""
@@ -61,11 +62,6 @@ class CausalSequence:
         if position_ids is None:
             position_ids = self.number(input_ids_BT, attention_mask).positions_BT
         return position_ids, padded_context(attention_mask, position_ids)
-
-
-@dataclass(frozen=True)
-class CountedPositions(CausalSequence):
-    """Positions count the real tokens from 0."""
 
 
 def counted(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Tensor:

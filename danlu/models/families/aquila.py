@@ -13,8 +13,6 @@ from danlu.models.llama_like import IGNORED, read_llama_like, tiny_llama_like
 from danlu.models.reexpressing import as_llama
 from danlu.weights.rules import Ignore, Rule
 
-ARCHITECTURES = ("AquilaModel", "AquilaForCausalLM")
-
 
 def matches(values: Mapping[str, Any]) -> bool:
     """Return whether config.json says Aquila (7B: AquilaModel, Aquila2: AquilaForCausalLM)."""
