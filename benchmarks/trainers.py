@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.worker import Answer, options_of_worker, serve
 from danlu.commands.tour.plan import TourPlan, default_plan
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 
 IGNORE = -100
 SEED = 0

@@ -17,9 +17,11 @@ from danlu.commands.finetune import run_finetune
 from danlu.commands.pretrain import run_pretrain
 from danlu.config.adapter import LoraConfig
 from danlu.config.base import Config
+from danlu.config.data import FinetuneData, PretrainData
 from danlu.config.load import load_config
 from danlu.config.model import ModelShape
-from danlu.config.run import FinetuneData, FinetuneRun, PretrainData, PretrainRun, TrainOptions
+from danlu.config.run import FinetuneRun, PretrainRun
+from danlu.config.train import TrainOptions
 from danlu.errors import (
     CheckpointError,
     ConfigError,

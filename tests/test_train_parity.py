@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 from danlu.data.batch import IGNORE, PADDING, Batch
 from danlu.loading import load_adapter, load_decoder, save_adapter, save_decoder
 from danlu.models.decoder import Decoder

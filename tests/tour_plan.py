@@ -2,7 +2,7 @@
 
 from danlu.commands.tour.plan import TourPlan, default_plan
 from danlu.config.model import ModelShape
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 
 
 def micro_plan() -> TourPlan:

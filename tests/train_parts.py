@@ -8,7 +8,7 @@ import torch
 
 from danlu.adapters.lora import attach_lora
 from danlu.config.adapter import LoraConfig
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 from danlu.data.batch import Batch
 from danlu.data.packing import PackedRow, TokenDocument, pack
 from danlu.models.decoder import Decoder

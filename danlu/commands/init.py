@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from danlu.config.base import Config
-from danlu.config.run import FinetuneData, FinetuneRun, PretrainData, PretrainRun, TrainOptions
+from danlu.config.data import FinetuneData, PretrainData
+from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.config.template import dump_yaml
+from danlu.config.train import TrainOptions
 from danlu.errors import ConfigError, OutputError, did_you_mean
 from danlu.files import write_text
 

@@ -14,7 +14,8 @@ from danlu.commands.training import (
     training_job,
     write_model,
 )
-from danlu.config.run import PretrainData, PretrainRun
+from danlu.config.data import PretrainData
+from danlu.config.run import PretrainRun
 from danlu.data.encoding import encode_documents
 from danlu.data.sources import Document, held_out_split, read_corpus
 from danlu.files import atomic_folder, only_run

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 from danlu.data.ledger import Ledger
 from danlu.data.packing import LongPolicy, PackedRow, TokenDocument, fit_documents, pack
 from danlu.engine.placement import choose_device

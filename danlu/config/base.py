@@ -1,9 +1,33 @@
 """The base of every typed config: frozen, strict, no unknown keys, help text on each field."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator
 
 
 class Config(BaseModel):
     """A frozen record that refuses unknown keys and wrong types (STYLE section 4)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+def by_method(default: type[Config], *others: type[Config]) -> Discriminator:
+    """Return what chooses among configs by their key ``method``; `default` where it is left out.
+
+    The members of the union are tagged with their class names, which is how `danlu.config.load`
+    tells the key path of a problem.
+    """
+    names = {cls.model_fields["method"].default: cls.__name__ for cls in (default, *others)}
+
+    def choose(value: Any) -> str | None:
+        if isinstance(value, dict):
+            method = value.get("method", default.model_fields["method"].default)
+        else:
+            method = getattr(value, "method", None)
+        return names.get(method) if isinstance(method, str) else None
+
+    return Discriminator(
+        choose,
+        custom_error_type="unknown_method",
+        custom_error_message=f"method should be one of {', '.join(map(str, names))}",
+    )

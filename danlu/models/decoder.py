@@ -16,6 +16,7 @@ from danlu.nn.cache import KVShape
 from danlu.nn.embedding import LearnedPositions, TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
+from danlu.nn.packing import PackedContext
 
 ROLES = {
     "q_proj": "column",
@@ -133,6 +134,19 @@ class Decoder(nn.Module):
         rule = self.config.sequence_rule
         positions_BT, attn = rule.context(input_ids, attention_mask, position_ids)
         return self.logits(self.model(input_ids, positions_BT, attn))
+
+    def packed_hidden(self, tokens_BT: Tensor, documents_BT: Tensor) -> Tensor:
+        """Return the hidden states [B, T, D] that enter the head, of packed rows.
+
+        Every objective trains through this, so a document is the same alone and in company.
+
+        Args:
+            tokens_BT: token ids of rows of documents.
+            documents_BT: number of the document that each token belongs to; -1 is padding.
+        """
+        attn = PackedContext(tokens_BT, documents_BT, self.config.sequence_rule)
+        hidden_BTD: Tensor = self.model(tokens_BT, attn.positions_BT, attn)
+        return hidden_BTD
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the scores of every token of the vocabulary [..., V]."""

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 from danlu.errors import TrainingError
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from danlu.data.batch import Batch
 from danlu.models.decoder import Decoder
-from danlu.nn.packing import PackedContext
 from danlu.train.loss import head_loss
 
 B_contra = TypeVar("B_contra", contravariant=True)
@@ -28,6 +27,5 @@ class CausalLM:
 
     def loss(self, model: Decoder, batch: Batch) -> tuple[Tensor, int]:
         """Return the summed cross-entropy in nats and the number of targets."""
-        attn = PackedContext(batch.tokens_BT, batch.documents_BT, model.config.sequence_rule)
-        hidden_BTD = model.model(batch.tokens_BT, attn.positions_BT, attn)
+        hidden_BTD = model.packed_hidden(batch.tokens_BT, batch.documents_BT)
         return head_loss(model, hidden_BTD, batch.targets_BT), batch.num_targets

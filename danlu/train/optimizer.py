@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from danlu.config.run import TrainOptions
+from danlu.config.train import TrainOptions
 from danlu.errors import CheckpointError
 
 _CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_

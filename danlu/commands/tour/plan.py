@@ -15,8 +15,10 @@ from danlu.commands.tokenizer import train_tokenizer
 from danlu.commands.tour.options import TourOptions
 from danlu.config.adapter import LoraConfig
 from danlu.config.base import Config
+from danlu.config.data import PretrainData
 from danlu.config.model import ModelShape
-from danlu.config.run import PretrainData, PretrainRun, TrainOptions
+from danlu.config.run import PretrainRun
+from danlu.config.train import TrainOptions
 from danlu.data.tiny_world import write_world
 from danlu.train.metrics import read_metrics
 

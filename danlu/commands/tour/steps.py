@@ -23,8 +23,9 @@ from danlu.commands.tour.material import write_material
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.plan import TourPlan
+from danlu.config.data import FinetuneData, PretrainData
 from danlu.config.quantize import PRESETS
-from danlu.config.run import FinetuneData, FinetuneRun, PretrainData, PretrainRun
+from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.files import atomic_folder, size_text
 from danlu.progress import Progress
 from danlu.train.metrics import read_metrics
