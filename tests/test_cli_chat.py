@@ -81,7 +81,7 @@ def test_unknown_command_and_help(session: ChatSession) -> None:
 
 
 def test_save_refuses_to_overwrite(session: ChatSession, tmp_path: Path) -> None:
-    from danlu.data.sources import read_conversations
+    from danlu.data.conversations import read_conversations
 
     say(session, "你好")
     path = tmp_path / "chat.jsonl"
@@ -89,7 +89,7 @@ def test_save_refuses_to_overwrite(session: ChatSession, tmp_path: Path) -> None
     assert json.loads(path.read_text()) == {"messages": session.messages}
     assert "exists; nothing was overwritten" in say(session, f"/save {path}")
     assert "Expected /save FILE" in say(session, "/save")
-    assert read_conversations(path)[0].messages == session.messages
+    assert next(read_conversations(path)).messages == session.messages
 
 
 def test_ctrl_c_inside_an_answer_keeps_what_was_said(session: ChatSession) -> None:

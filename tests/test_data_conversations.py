@@ -66,12 +66,12 @@ def test_shapes(tmp_path, row, messages):
     listed.write_text(json.dumps([row]))
     assert [one.messages for one in read_conversations(lines)] == [messages]
     assert [one.messages for one in read_conversations(listed)] == [messages]
-    assert read_conversations(lines)[0].origin == f"{lines}:1"
+    assert next(read_conversations(lines)).origin == f"{lines}:1"
 
 
 def test_kind_of_a_row(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": "q", "response": "a", "kind": "k"})
-    assert read_conversations(path)[0].kind == "k"
+    assert next(read_conversations(path)).kind == "k"
 
 
 BAD = [
@@ -101,7 +101,7 @@ BAD = [
 def test_all_bad_rows_are_listed_with_their_line(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": "q", "response": "a"}, *(b for b, _ in BAD))
     with pytest.raises(DataError) as caught:
-        read_conversations(path)
+        list(read_conversations(path))
     assert f"{len(BAD)} problems" in str(caught.value)
     for number, (_, reason) in enumerate(BAD, start=2):
         assert f"a.jsonl:{number}: {reason}" in str(caught.value) or reason in str(caught.value)
@@ -109,14 +109,14 @@ def test_all_bad_rows_are_listed_with_their_line(tmp_path):
 
 def test_files_that_hold_no_conversation(tmp_path):
     with pytest.raises(DataError, match="no rows"):
-        read_conversations(write_rows(tmp_path / "a.jsonl"))
+        list(read_conversations(write_rows(tmp_path / "a.jsonl")))
     with pytest.raises(DataError, match="Cannot read"):
-        read_conversations(tmp_path / "missing.jsonl")
+        list(read_conversations(tmp_path / "missing.jsonl"))
     with pytest.raises(DataError, match=r"\.jsonl or \.json"):
-        read_conversations(tmp_path / "a.txt")
+        list(read_conversations(tmp_path / "a.txt"))
     (tmp_path / "b.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(DataError, match="byte offset 12"):
-        read_conversations(tmp_path / "b.jsonl")
+        list(read_conversations(tmp_path / "b.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_files_that_hold_no_conversation(tmp_path):
     ],
 )
 def test_real_files(shared, name, count):
-    assert len(read_conversations(shared / "data" / "train" / "sft" / name)) == count
+    assert len(list(read_conversations(shared / "data" / "train" / "sft" / name))) == count

@@ -2,9 +2,8 @@
 
 from types import SimpleNamespace
 
-from danlu.data.conversations import Conversation
 from danlu.data.encoding import CHUNK, encode_conversations, encode_documents, text_document
-from danlu.data.sources import Document
+from danlu.data.examples import Conversation, Document
 
 
 class ByteTokenizer:

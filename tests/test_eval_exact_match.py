@@ -1,7 +1,7 @@
 import pytest
 from engine_parts import tiny_llm
 
-from danlu.data.conversations import Conversation
+from danlu.data.examples import Conversation
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError
 from danlu.eval.exact_match import AnswerSample, exact_match, tally_samples

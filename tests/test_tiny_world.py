@@ -220,7 +220,7 @@ def test_written_worlds_are_read_by_the_same_readers(tmp_path):
     world = TinyWorld(3)
     assert [document.text for document in read_corpus(files.corpus)] == list(world.stories(50))
     assert len(list(read_corpus(files.held_out))) == 5
-    again = read_conversations(files.instructions)
+    again = list(read_conversations(files.instructions))
     assert [one.messages for one in again] == [one.messages for one in world.instructions(16)]
     assert [one.kind for one in read_conversations(files.instructions_test)] == list(KINDS)
     assert set(json.loads(files.instructions.read_text().split("\n")[0])) == {"messages", "kind"}

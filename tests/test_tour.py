@@ -15,7 +15,7 @@ from danlu.commands.tour.material import continuations, split_conversations
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.plan import default_plan, plan_tour, scaled_plan
 from danlu.commands.tour.run import StepDone, run_tour
-from danlu.data.sources import Conversation, Document
+from danlu.data.examples import Conversation, Document
 from danlu.errors import DataError, OutputError
 from danlu.files import only_run
 

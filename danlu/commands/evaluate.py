@@ -12,7 +12,8 @@ import torch
 from danlu.commands.compare import weight_bytes
 from danlu.commands.speed import served_speed
 from danlu.config.quantize import QuantScheme
-from danlu.data.conversations import Conversation, read_conversations
+from danlu.data.conversations import read_conversations
+from danlu.data.examples import Conversation
 from danlu.data.sources import read_corpus
 from danlu.engine.llm import LLM
 from danlu.engine.placement import choose_device
@@ -117,7 +118,7 @@ def evaluate(
         raise ConfigError(
             "There is nothing to evaluate on; expected a file of instructions, a text, or both."
         )
-    conversations = read_conversations(instructions)[:limit] if instructions else None
+    conversations = list(islice(read_conversations(instructions), limit)) if instructions else None
     documents = [d.text for d in islice(read_corpus(text), limit)] if text else None
     place = choose_device(device)
     speed = served_speed(model, adapter, quantize, place, family) if with_speed else None

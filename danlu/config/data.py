@@ -1,10 +1,42 @@
-"""What a run reads: the text of a pre-training, the conversations of a fine-tuning."""
+"""What a run reads: sources of rows, the text of a pre-training, the data of a fine-tuning."""
 
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from danlu.config.base import Config
+
+
+class DataSource(Config):
+    """One source of rows, and how it is to be read where its content does not say so."""
+
+    path: str = Field(
+        description="file, folder, FILE:SPLIT, or hub:OWNER/NAME for a data set of the hub",
+        examples=["instructions.jsonl"],
+    )
+    format: str | None = Field(
+        None, description="row shape, such as alpaca or messages; null: told by each row's content"
+    )
+    weight: float = Field(1.0, gt=0, description="share in a mixture, beside the other sources")
+    split: str | None = Field(
+        None, description="part of a folder or data set, such as train or dev; null: train"
+    )
+    text_key: str = Field("text", description="key or column that holds the text of a plain text")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="keys of the rows under other names, as {question: prompt, solution: response}",
+    )
+    mend: bool = Field(
+        False,
+        description="join turns of one speaker, drop answers before any question and questions "
+        "without an answer, instead of refusing such rows",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.path:
+            raise ValueError("path is empty; give a file, a folder or hub:OWNER/NAME")
+        return self
 
 
 class PretrainData(Config):

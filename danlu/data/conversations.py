@@ -14,13 +14,14 @@ Keys beside these, such as an id, are notes of the data set and carry no text; a
 not be learned.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+from danlu.config.data import DataSource
+from danlu.data.examples import Conversation, Message
 from danlu.data.rows import Problems, raise_problems, read_rows
 from danlu.errors import DataError
 
-Message = dict[str, str]
 Row = dict[str, object]
 
 ROLES = {
@@ -40,49 +41,34 @@ EXPECTED = (
 )
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """Messages with a `role` (system, user, assistant) and a `content`; the assistant is last.
-
-    Attributes:
-        messages: the turns in order.
-        origin: where it comes from, as ``file:line``.
-        kind: the group it is reported under; empty if the row names none.
-    """
-
-    messages: list[Message]
-    origin: str
-    kind: str = ""
-
-
 class _BadRow(Exception):
     """Why a row is no conversation; becomes one line of the `DataError`."""
 
 
-def read_conversations(path: Path | str) -> list[Conversation]:
-    """Return the conversations of a `.jsonl` file or of the list in a `.json` file, in order.
+def read_conversations(source: Path | str | DataSource) -> Iterator[Conversation]:
+    """Yield the conversations of a `.jsonl` file or of the list in a `.json` file, in order.
 
     Raises:
         DataError: if the file is missing or has no row, or any row is not a conversation; lists
-            every bad row with its ``file:line``.
+            every bad row with its ``file:line``, after the last good one was yielded.
     """
-    path = Path(path)
+    path = Path(source.path if isinstance(source, DataSource) else source)
     if path.suffix not in (".jsonl", ".json"):
         raise DataError(
             f"'{path}' cannot hold conversations; expected a .jsonl or .json file. "
             "Give instructions as one JSON object per line."
         )
     problems: Problems = []
-    conversations: list[Conversation] = []
+    empty = True
     for origin, row in read_rows(path, problems):
+        empty = False
         try:
-            conversations.append(_conversation(row, origin))
+            yield _conversation(row, origin)
         except _BadRow as error:
             problems.append(f"{origin}: {error}")
     raise_problems(problems, path, EXPECTED)
-    if not conversations:
+    if empty:
         raise DataError(f"'{path}' has no rows. {EXPECTED}")
-    return conversations
 
 
 def _conversation(row: object, origin: str) -> Conversation:

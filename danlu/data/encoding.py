@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from danlu.data.conversations import Conversation
+from danlu.data.examples import Conversation, Document
 from danlu.data.packing import TokenDocument
-from danlu.data.sources import Document
 from danlu.progress import Progress, Silent, working
 
 CHUNK = 512

@@ -13,35 +13,19 @@ object without that key but with ``lines``, a list of texts, which are joined by
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.data.conversations import Conversation, Message, read_conversations
+from danlu.data.examples import Document
 from danlu.data.rows import Problems, raise_problems, read_lines, read_rows
 from danlu.errors import DataError
 
-__all__ = [
-    "Conversation",
-    "Document",
-    "Message",
-    "held_out_split",
-    "read_conversations",
-    "read_corpus",
-]
+__all__ = ["Document", "held_out_split", "read_corpus"]
 
 TARGET_CHARS = 2000
 END_OF_DOCUMENT = "<|endoftext|>"
 EXTENSIONS = (".json", ".jsonl", ".txt")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text of the corpus and the ``file:line`` where it begins."""
-
-    text: str
-    origin: str
 
 
 def read_corpus(path: Path | str, text_key: str = "text") -> Iterator[Document]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from danlu.data.conversations import Conversation
+from danlu.data.examples import Conversation
 from danlu.engine.llm import LLM, Generation
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError, bullet_list

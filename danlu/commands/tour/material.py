@@ -15,13 +15,9 @@ from typing import Any
 
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.plan import TourPlan
-from danlu.data.sources import (
-    Conversation,
-    Document,
-    held_out_split,
-    read_conversations,
-    read_corpus,
-)
+from danlu.data.conversations import read_conversations
+from danlu.data.examples import Conversation, Document
+from danlu.data.sources import held_out_split, read_corpus
 from danlu.data.tiny_world import TinyWorld, write_world
 from danlu.errors import DataError
 from danlu.files import write_text
@@ -114,7 +110,7 @@ def _write_own_text(files: Material, corpus: Path, seed: int, plan: TourPlan) ->
 
 def _write_own_conversations(files: Material, path: Path, plan: TourPlan) -> None:
     """Put the user's conversations in place, one in ten of them held out."""
-    learn, test = split_conversations(read_conversations(path))
+    learn, test = split_conversations(list(read_conversations(path)))
     if not learn or not test:
         raise DataError(
             f"'{path}' has too few different conversations to hold some out ({len(learn)} to "
@@ -185,8 +181,8 @@ def _counts(files: Material, options: TourOptions) -> dict[str, Any]:
         "documents": len(texts),
         "characters": sum(map(len, texts)),
         "held_out_documents": sum(1 for _ in read_corpus(files.held_out)),
-        "instructions": len(read_conversations(files.instructions)),
-        "test_instructions": len(read_conversations(files.instructions_test)),
+        "instructions": sum(1 for _ in read_conversations(files.instructions)),
+        "test_instructions": sum(1 for _ in read_conversations(files.instructions_test)),
         "own_text": options.corpus is not None,
         "own_instructions": options.instructions is not None,
     }

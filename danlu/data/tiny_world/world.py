@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from danlu.data.conversations import Conversation
+from danlu.data.examples import Conversation
 from danlu.data.tiny_world.code import code_sample
 from danlu.data.tiny_world.day import day_story
 from danlu.data.tiny_world.instructions import KINDS, ask, story_text
