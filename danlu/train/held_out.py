@@ -8,10 +8,25 @@ import torch
 
 from danlu.errors import TrainingError
 from danlu.models.decoder import Decoder
-from danlu.train.objective import Objective
+from danlu.train.objective import Objective, begin_step, take_metrics
 
 B = TypeVar("B")
 _MAX_EXPONENT = 700.0  # exp of more overflows
+
+
+def held_out_metrics(
+    decoder: Decoder, objective: Objective[B], batches: Sequence[B]
+) -> dict[str, float]:
+    """Return ``held_out_loss`` and ``held_out_perplexity``, or what the objective measures instead.
+
+    Raises:
+        TrainingError: if the loss is not finite.
+    """
+    loss = held_out_loss(decoder, objective, batches)
+    measured = take_metrics(objective)
+    if measured is None:
+        measured = {"perplexity": perplexity(loss)}
+    return {f"held_out_{name}": value for name, value in ({"loss": loss} | measured).items()}
 
 
 @torch.no_grad()
@@ -24,6 +39,7 @@ def held_out_loss(decoder: Decoder, objective: Objective[B], batches: Sequence[B
     was_training = decoder.training
     decoder.eval()
     try:
+        begin_step(objective, decoder, batches)
         results = [objective.loss(decoder, batch) for batch in batches]
     finally:
         decoder.train(was_training)

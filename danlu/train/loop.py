@@ -20,10 +20,10 @@ from danlu.errors import TrainingError
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
 from danlu.train.checkpoint import Counters, Snapshot, load_newest, save_checkpoint
-from danlu.train.held_out import held_out_loss, perplexity
+from danlu.train.held_out import held_out_metrics
 from danlu.train.interrupt import deferred_interrupt
 from danlu.train.metrics import MetricsLog, Record, resident_bytes
-from danlu.train.objective import Objective
+from danlu.train.objective import Objective, begin_step, take_metrics
 from danlu.train.optimizer import (
     adamw,
     clip_factor,
@@ -34,7 +34,7 @@ from danlu.train.optimizer import (
 )
 from danlu.train.precision import Masters
 from danlu.train.rng import own_rng, restore_rng, rng_state
-from danlu.train.schedule import learning_rate
+from danlu.train.schedule import scheduled_rate
 from danlu.train.source import BatchSource
 from danlu.train.watchdog import FailedStep, non_finite_error
 
@@ -157,6 +157,7 @@ class _Loop(Generic[B]):
         """Make one optimizer step and return its line of metrics."""
         began = time.perf_counter()
         batches = self._job.source.next_step()
+        begin_step(self._job.objective, self._job.decoder, batches)
         loss_sum, targets = self._accumulate(batches)
         loss, norm = self._checked(loss_sum, targets, batches)
         rate = self._move_weights(norm, targets)
@@ -192,13 +193,7 @@ class _Loop(Generic[B]):
     def _move_weights(self, norm: float, targets: int) -> float:
         """Clip, step and publish; return the learning rate that was used."""
         options, masters = self._job.options, self._job.masters
-        rate = learning_rate(
-            self.counters.step,
-            steps=self._job.steps,
-            peak=options.learning_rate,
-            warmup_steps=options.warmup_steps,
-            min_lr_ratio=options.min_lr_ratio,
-        )
+        rate = scheduled_rate(options, self.counters.step, self._job.steps)
         factor = clip_factor(norm, options.max_grad_norm) / max(1, targets)
         scale_gradients(masters.gradients(), factor)
         set_learning_rate(self._optimizer, rate)
@@ -226,6 +221,7 @@ class _Loop(Generic[B]):
             "total_tokens": self.counters.tokens,
             "tokens_per_s": round(self._speed.tokens / max(self._speed.seconds, 1e-9), 1),
             "elapsed_s": self.counters.elapsed_s,
+            **(take_metrics(self._job.objective) or {}),
         }
 
     def _report(self, record: Record, metrics: MetricsLog) -> None:
@@ -236,10 +232,8 @@ class _Loop(Generic[B]):
             self._speed = _Speed()
         every = job.options.eval_every_steps or job.steps
         if job.held_out and (step % every == 0 or step == job.steps):
-            loss = held_out_loss(job.decoder, job.objective, job.held_out)
-            metrics.write(
-                {"step": step, "held_out_loss": loss, "held_out_perplexity": perplexity(loss)}
-            )
+            found = held_out_metrics(job.decoder, job.objective, job.held_out)
+            metrics.write({"step": step, **found})
 
     def _is_save_due(self) -> bool:
         options, step = self._job.options, self.counters.step

@@ -19,7 +19,6 @@ from typing import Any
 from danlu.config.base import Config
 from danlu.errors import DanluError, OutputError, bullet_list
 from danlu.files import write_json
-from danlu.train.held_out import perplexity
 from danlu.train.loop import METRICS, Outcome
 from danlu.train.manifest import MANIFEST, versions
 from danlu.train.metrics import peak_bytes, read_metrics
@@ -211,13 +210,14 @@ def _differences(prefix: str, before: Any, now: Any) -> list[str]:
 
 def _final_metrics(outcome: Outcome, records: list[dict[str, int | float]]) -> FinalMetrics:
     losses = [record["loss"] for record in records if "loss" in record]
-    held_out = [r["held_out_loss"] for r in records if "held_out_loss" in r]
+    held_out = [r for r in records if "held_out_loss" in r]
+    last = held_out[-1] if held_out else {}
     counters = outcome.counters
     return FinalMetrics(
         steps=counters.step,
         loss=losses[-1],
-        held_out_loss=held_out[-1] if held_out else None,
-        held_out_perplexity=perplexity(held_out[-1]) if held_out else None,
+        held_out_loss=last.get("held_out_loss"),
+        held_out_perplexity=last.get("held_out_perplexity"),
         tokens=counters.tokens,
         targets=counters.targets,
         tokens_per_s=round(counters.tokens / max(counters.elapsed_s, 1e-9), 1),
