@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,10 +75,13 @@ class DanluStack(Stack):
 
     def __init__(self, **options: Any) -> None:
         from danlu.commands.training import pack_rows
-        from danlu.data.packing import LongPolicy, TokenDocument
+        from danlu.data.packing import IGNORE, LongPolicy, TokenDocument
 
         super().__init__(**options)
-        documents = [TokenDocument(ids, mask, "benchmark") for ids, mask in self.documents]
+        documents = [
+            TokenDocument(ids, None if mask is None else np.where(mask, ids, IGNORE))
+            for ids, mask in self.documents
+        ]
         policy: LongPolicy = "split" if self.task == "pretrain" else "drop"
         self._rows = pack_rows(documents, [], self.plan.max_seq_len, policy, SEED)
         self._decoder, self._masters = self._trainable()

@@ -59,7 +59,15 @@ def write_material(folder: Path, stories: int) -> None:
 
 
 def _write_documents(path: Path, documents: Iterable[Any]) -> None:
-    rows = [(document.ids, document.targets_mask) for document in documents]
+    from danlu.data.packing import IGNORE
+
+    rows = [
+        (
+            document.ids.tolist(),
+            None if document.labels is None else (document.labels != IGNORE).tolist(),
+        )
+        for document in documents
+    ]
     path.write_text(json.dumps(rows), encoding="utf-8")
 
 

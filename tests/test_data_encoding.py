@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from danlu.data.batch import IGNORE
 from danlu.data.encoding import CHUNK, encode_conversations, encode_documents, text_document
 from danlu.data.examples import Conversation, Document
 
@@ -45,19 +46,19 @@ def test_texts_get_a_beginning_and_an_end():
     progress = Recorder()
     texts = [Document("ab", f"x:{number}") for number in range(CHUNK + 1)]
     encoded = encode_documents(ByteTokenizer(), texts, progress)
-    assert encoded[0].ids == [257, 97, 98, 256]
-    assert encoded[0].targets_mask is None
+    assert encoded[0].ids.tolist() == [257, 97, 98, 256]
+    assert encoded[0].labels is None
     assert [document.origin for document in encoded] == [text.origin for text in texts]
     assert progress.calls == [("start", CHUNK + 1), CHUNK, 1, "finish"]
 
 
 def test_a_tokenizer_without_an_end_adds_none():
-    assert text_document([1, 2], None, "x:1").ids == [1, 2]
+    assert text_document([1, 2], None, "x:1").ids.tolist() == [1, 2]
 
 
 def test_conversations_are_learned_where_the_template_says():
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ok"}]
     (encoded,) = encode_conversations(ByteTokenizer(), [Conversation(messages, "x:1")])
-    assert encoded.targets_mask == [False, True, True]
+    assert encoded.labels.tolist() == [IGNORE, *b"ok"]
     assert encoded.num_targets == 2
     assert encoded.origin == "x:1"

@@ -1,7 +1,9 @@
 """Packing, collating, sampling and the ledger: every token once, nothing lost without a word."""
 
 import time
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,9 +20,18 @@ def documents_of(lengths: list[int]) -> list[TokenDocument]:
     """Return documents whose ids are all different, so that a lost or doubled token shows."""
     made, start = [], 0
     for number, length in enumerate(lengths):
-        made.append(TokenDocument(list(range(start, start + length)), None, f"x:{number}"))
+        made.append(TokenDocument(range(start, start + length), origin=f"x:{number}"))
         start += length
     return made
+
+
+def masked(ids: list[int], mask: list[bool], origin: str) -> TokenDocument:
+    return TokenDocument(ids, np.where(mask, ids, IGNORE), origin=origin)
+
+
+def plain(rows: Sequence[PackedRow]) -> list[list[list[int]]]:
+    """The ids of every document of every row."""
+    return [[document.ids.tolist() for document in row.documents] for row in rows]
 
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=40)
@@ -35,8 +46,9 @@ def test_every_token_is_packed_exactly_once(lengths, max_seq_len, seed):
     assert all(0 < row.num_tokens <= max_seq_len for row in rows)
     for row in rows:
         for document in row.documents:
-            assert document.ids == list(range(document.ids[0], document.ids[-1] + 1))
-    assert rows == pack(documents, max_seq_len, seed)
+            first, last = document.ids[0], document.ids[-1]
+            assert document.ids.tolist() == list(range(first, last + 1))
+    assert plain(rows) == plain(pack(documents, max_seq_len, seed))
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
@@ -56,23 +68,27 @@ def test_packing_is_fast():
 
 def test_the_seed_moves_documents_of_one_length():
     documents = documents_of([8] * 50)
-    assert pack(documents, 16, seed=0) != pack(documents, 16, seed=1)
+    assert plain(pack(documents, 16, seed=0)) != plain(pack(documents, 16, seed=1))
 
 
 def test_split_pieces_are_documents_of_their_own():
-    document = TokenDocument(list(range(7)), [False, True] * 3 + [True], "x:1")
-    pieces = split_document(document, 3)
-    assert [piece.ids for piece in pieces] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert pieces[1].targets_mask == [True, False, True]
+    labels, weights = [IGNORE, 1, 2, IGNORE, 4, 5, 6], [0.5] * 4 + [2.0] * 3
+    pieces = split_document(TokenDocument(range(7), labels, weights, "x:1"), 3)
+    assert [piece.ids.tolist() for piece in pieces] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert pieces[1].labels.tolist() == [IGNORE, 4, 5]
+    assert pieces[1].weights.tolist() == [0.5, 2.0, 2.0]
+    assert [piece.num_targets for piece in pieces] == [1.0, 4.0, 0.0]
 
 
 def test_pack_refuses_what_it_would_have_to_cut():
     with pytest.raises(DataError, match="x:1: 3 tokens, more than max_seq_len 2"):
-        pack([TokenDocument([1, 2, 3], [True] * 3, "x:1")], 2)
+        pack([masked([1, 2, 3], [True] * 3, "x:1")], 2)
     with pytest.raises(DataError, match="max_seq_len is 0"):
         pack([], 0)
-    with pytest.raises(DataError, match="one entry per token"):
-        TokenDocument([1, 2], [True], "x:1")
+    with pytest.raises(DataError, match="x:1: 2 tokens have 1 labels; expected one for each"):
+        TokenDocument([1, 2], [2], origin="x:1")
+    with pytest.raises(DataError, match="2 tokens have 3 weights"):
+        TokenDocument([1, 2], None, [1, 1, 1], "x:1")
 
 
 # ---------------------------------------------------------------- long documents
@@ -81,10 +97,10 @@ def test_pack_refuses_what_it_would_have_to_cut():
 def chats() -> list[TokenDocument]:
     """Return one that fits, one long, one whose answer would be cut off, one with no target."""
     return [
-        TokenDocument([1, 2, 3], [False, False, True], "x:1"),
-        TokenDocument([1] * 6, [False] * 2 + [True] * 4, "x:2"),
-        TokenDocument([1] * 6, [False] * 5 + [True], "x:3"),
-        TokenDocument([1, 2], [True, False], "x:4"),
+        masked([1, 2, 3], [False, False, True], "x:1"),
+        masked([1] * 6, [False] * 2 + [True] * 4, "x:2"),
+        masked([1] * 6, [False] * 5 + [True], "x:3"),
+        masked([1, 2], [True, False], "x:4"),
     ]
 
 
@@ -136,9 +152,9 @@ def test_nothing_left_is_an_error():
 
 
 def test_collate_by_hand():
-    plain = TokenDocument([5, 6, 7], None, "x:1")
-    chat = TokenDocument([1, 2, 3, 4], [True, False, True, True], "x:2")
-    batch = collate([PackedRow([plain, chat]), PackedRow([plain])], pad_id=9)
+    text = TokenDocument([5, 6, 7], origin="x:1")
+    chat = masked([1, 2, 3, 4], [True, False, True, True], "x:2")
+    batch = collate([PackedRow([text, chat]), PackedRow([text])], pad_id=9)
     assert batch.tokens_BT.tolist() == [[5, 6, 7, 1, 2, 3, 4], [5, 6, 7, 9, 9, 9, 9]]
     assert batch.targets_BT.tolist() == [
         [6, 7, IGNORE, IGNORE, 3, 4, IGNORE],
@@ -146,7 +162,18 @@ def test_collate_by_hand():
     ]
     assert batch.documents_BT.tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0] + [PADDING] * 4]
     assert batch.num_targets == 6
+    assert batch.weights_BT is None
     assert all(tensor.dtype == torch.int64 for tensor in tensors(batch))
+
+
+def test_labels_may_differ_from_the_ids_and_weights_count() -> None:
+    text = TokenDocument([5, 6, 7], origin="x:1")
+    chat = TokenDocument([1, 2, 3, 4], [IGNORE, 9, IGNORE, 4], [1, 0.5, 1, 2], "x:2")
+    batch = collate([PackedRow([chat, text]), PackedRow([text])])
+    assert batch.targets_BT[0].tolist() == [9, IGNORE, 4, IGNORE, 6, 7, IGNORE]
+    assert batch.weights_BT.tolist() == [[0.5, 1, 2, 1, 1, 1, 1], [1] * 7]
+    assert batch.num_targets == 2.5 + 2 + 2
+    assert batch.to("cpu").weights_BT.dtype == torch.float32
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
@@ -156,7 +183,7 @@ def tensors(batch: Batch) -> list[torch.Tensor]:
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=20))
 def test_targets_of_a_batch_are_the_next_learned_tokens(masks):
     documents = [
-        TokenDocument(ids.ids, mask, ids.origin)
+        masked(ids.ids, mask, ids.origin)
         for ids, mask in zip(documents_of([len(mask) for mask in masks]), masks, strict=True)
     ]
     batch = collate(pack(documents, 16), length=16)
@@ -164,7 +191,7 @@ def test_targets_of_a_batch_are_the_next_learned_tokens(masks):
     expected = [
         token
         for document, mask in zip(documents, masks, strict=True)
-        for token, learn in list(zip(document.ids, mask, strict=True))[1:]
+        for token, learn in list(zip(document.ids.tolist(), mask, strict=True))[1:]
         if learn
     ]
     assert sorted(learned) == sorted(expected)

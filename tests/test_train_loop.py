@@ -273,4 +273,4 @@ def test_ctrl_c_ends_the_step_saves_it_and_goes_on_later(tmp_path: Path) -> None
 
 
 def test_token_documents_of_the_tests_have_masks() -> None:
-    assert {document.targets_mask is None for document in token_documents()} == {True, False}
+    assert {document.labels is None for document in token_documents()} == {True, False}

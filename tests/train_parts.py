@@ -4,12 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from danlu.adapters.lora import attach_lora
 from danlu.config.adapter import LoraConfig
 from danlu.config.train import TrainOptions
-from danlu.data.batch import Batch
+from danlu.data.batch import IGNORE, Batch
 from danlu.data.packing import PackedRow, TokenDocument, pack
 from danlu.models.decoder import Decoder
 from danlu.models.family import discover
@@ -63,8 +64,14 @@ def token_documents(count: int = 30, seed: int = 0) -> list[TokenDocument]:
         length = rng.randint(3, 16)
         ids = [rng.randrange(61) for _ in range(length)]
         mask = None if number % 2 else [rng.random() < 0.7 for _ in range(length - 1)] + [True]
-        documents.append(TokenDocument(ids, mask, f"data.jsonl:{number + 1}"))
+        documents.append(masked_document(ids, mask, f"data.jsonl:{number + 1}"))
     return documents
+
+
+def masked_document(ids: list[int], mask: list[bool] | None, origin: str) -> TokenDocument:
+    """Return a document of which the masked tokens are learned, all without a mask."""
+    labels = None if mask is None else np.where(mask, ids, IGNORE)
+    return TokenDocument(ids, labels, origin=origin)
 
 
 def packed_rows() -> list[PackedRow]:

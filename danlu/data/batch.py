@@ -1,35 +1,38 @@
 """Batches: packed rows as tensors, each document with its own targets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from danlu.data.packing import PackedRow, TokenDocument
+from danlu.data.packing import IGNORE, PackedRow, TokenDocument
 from danlu.errors import ShapeError
 
-IGNORE = -100
+__all__ = ["IGNORE", "PADDING", "Batch", "collate"]
+
 PADDING = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows, right-padded to one length; all tensors are int64.
+    """Packed rows, right-padded to one length; all tensors are int64 but the float32 weights.
 
     Attributes:
         tokens_BT: token ids; the padding id on padding.
         targets_BT: the id to predict after the token, or `IGNORE`: after a document's last token,
             where the next token is not to be learned, and on padding.
         documents_BT: the number of the document in its row, from 0; `PADDING` on padding.
-        num_targets: how many targets are not `IGNORE`.
+        num_targets: how many targets are not `IGNORE`; with weights, the sum of their weights.
+        weights_BT: how much each target counts; None: all 1.
     """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     documents_BT: Tensor
-    num_targets: int
+    num_targets: int | float
+    weights_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on `device`."""
@@ -38,6 +41,7 @@ class Batch:
             self.targets_BT.to(device),
             self.documents_BT.to(device),
             self.num_targets,
+            None if self.weights_BT is None else self.weights_BT.to(device),
         )
 
 
@@ -62,20 +66,37 @@ def collate(rows: Sequence[PackedRow], pad_id: int = 0, length: int | None = Non
     shape = (len(rows), width)
     arrays = [np.full(shape, value, np.int64) for value in (pad_id, IGNORE, PADDING)]
     for index, row in enumerate(rows):
-        start = 0
-        for number, document in enumerate(row.documents):
-            end = start + len(document.ids)
-            _write(document, number, [array[index, start:end] for array in arrays])
-            start = end
+        for number, (place, document) in enumerate(_places(row)):
+            _write(document, number, [array[index, place] for array in arrays])
     tokens, targets, documents = (torch.from_numpy(array) for array in arrays)
-    return Batch(tokens, targets, documents, sum(row.num_targets for row in rows))
+    num_targets = sum(row.num_targets for row in rows)
+    return Batch(tokens, targets, documents, num_targets, _weights(rows, shape))
+
+
+def _places(row: PackedRow) -> Iterator[tuple[slice, TokenDocument]]:
+    """Yield the documents of a row, each with its place in it."""
+    start = 0
+    for document in row.documents:
+        end = start + len(document.ids)
+        yield slice(start, end), document
+        start = end
 
 
 def _write(document: TokenDocument, number: int, views: list[np.ndarray]) -> None:
     """Fill the three views of a document's place in its row."""
     tokens, targets, documents = views
     tokens[:] = document.ids
-    targets[:-1] = tokens[1:]
-    if document.targets_mask is not None:
-        targets[:-1][~np.asarray(document.targets_mask[1:], dtype=bool)] = IGNORE
+    targets[:-1] = (document.ids if document.labels is None else document.labels)[1:]
     documents[:] = number
+
+
+def _weights(rows: Sequence[PackedRow], shape: tuple[int, int]) -> Tensor | None:
+    """Return the weight of each target, None if no document has weights."""
+    if all(document.weights is None for row in rows for document in row.documents):
+        return None
+    weights_BT = np.ones(shape, np.float32)
+    for index, row in enumerate(rows):
+        for place, document in _places(row):
+            if document.weights is not None:
+                weights_BT[index, place][:-1] = document.weights[1:]
+    return torch.from_numpy(weights_BT)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from danlu.data.examples import Conversation, Document
-from danlu.data.packing import TokenDocument
+from danlu.data.packing import IGNORE, TokenDocument
 from danlu.progress import Progress, Silent, working
 
 CHUNK = 512
@@ -54,12 +54,16 @@ def text_document(
 ) -> TokenDocument:
     """Return prefix, ids and the end token (if there is one) as a document learned as a whole."""
     end = [] if eos_id is None else [eos_id]
-    return TokenDocument([*prefix, *ids, *end], None, origin)
+    return TokenDocument([*prefix, *ids, *end], origin=origin)
 
 
 def chat_document(rendered: RenderedChat, origin: str) -> TokenDocument:
     """Return a rendered conversation as a document of which only the masked tokens are learned."""
-    return TokenDocument(list(rendered.ids), list(rendered.loss_mask), origin)
+    labels = [
+        i if learned else IGNORE
+        for i, learned in zip(rendered.ids, rendered.loss_mask, strict=True)
+    ]
+    return TokenDocument(rendered.ids, labels, origin=origin)
 
 
 def encode_documents(

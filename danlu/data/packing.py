@@ -11,45 +11,70 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from danlu.data.ledger import Ledger
 from danlu.errors import DataError, bullet_list
 
 LongPolicy = Literal["split", "truncate", "drop", "error"]
+Ids = NDArray[np.int32]
+Weights = NDArray[np.float32]
+
+IGNORE = -100  # the label of a token that is not learned
 
 
-@dataclass(frozen=True)
 class TokenDocument:
     """The tokens of one document, attended to and counted on their own.
 
     Attributes:
-        ids: token ids.
-        targets_mask: per token, whether it is to be learned, that is, whether it is the target of
-            the token before it; None if all are.
+        ids: token ids, int32.
+        labels: per token, the id to learn at its place (as the target of the token before it),
+            `IGNORE` where nothing is learned; None: the ids themselves, all of them.
+        weights: per token, how much learning it counts, float32; None: 1 everywhere.
         origin: where it comes from, as ``file:line``.
+
+    Raises:
+        DataError: if labels or weights are not as many as the ids.
     """
 
-    ids: list[int]
-    targets_mask: list[bool] | None
-    origin: str
+    __slots__ = ("ids", "labels", "origin", "weights")
 
-    def __post_init__(self) -> None:
-        if self.targets_mask is not None and len(self.targets_mask) != len(self.ids):
-            raise DataError(
-                f"{self.origin}: {len(self.ids)} tokens have a mask of "
-                f"{len(self.targets_mask)}; expected one entry per token."
-            )
+    def __init__(
+        self,
+        ids: ArrayLike,
+        labels: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        origin: str = "",
+    ) -> None:
+        self.ids: Ids = np.asarray(ids, np.int32)
+        self.labels: Ids | None = None if labels is None else np.asarray(labels, np.int32)
+        self.weights: Weights | None = None if weights is None else np.asarray(weights, np.float32)
+        self.origin = origin
+        for name, values in (("labels", self.labels), ("weights", self.weights)):
+            if values is not None and len(values) != len(self.ids):
+                raise DataError(
+                    f"{origin}: {len(self.ids)} tokens have {len(values)} {name}; "
+                    "expected one for each token."
+                )
 
     @property
-    def num_targets(self) -> int:
-        """How many tokens are learned; the first one never is, as nothing comes before it."""
-        if self.targets_mask is None:
-            return max(len(self.ids) - 1, 0)
-        return sum(self.targets_mask[1:])
+    def num_targets(self) -> int | float:
+        """How many tokens are learned, or the sum of their weights.
+
+        The first one never is, as nothing comes before it.
+        """
+        labels = self.ids if self.labels is None else self.labels
+        learned = labels[1:] != IGNORE
+        if self.weights is not None:
+            return float(self.weights[1:].sum(dtype=np.float64, where=learned))
+        return int(np.count_nonzero(learned))
 
     def part(self, start: int, end: int) -> "TokenDocument":
         """Return tokens `start` to `end` as a document of their own."""
-        mask = None if self.targets_mask is None else self.targets_mask[start:end]
-        return TokenDocument(self.ids[start:end], mask, self.origin)
+        labels = None if self.labels is None else self.labels[start:end]
+        weights = None if self.weights is None else self.weights[start:end]
+        return TokenDocument(self.ids[start:end], labels, weights, self.origin)
 
 
 @dataclass(frozen=True)
@@ -64,8 +89,8 @@ class PackedRow:
         return sum(len(document.ids) for document in self.documents)
 
     @property
-    def num_targets(self) -> int:
-        """Tokens of the row that are learned."""
+    def num_targets(self) -> int | float:
+        """Tokens of the row that are learned, or the sum of their weights."""
         return sum(document.num_targets for document in self.documents)
 
 
@@ -133,12 +158,12 @@ def _refuse_long(too_long: list[str]) -> None:
 def pack(documents: Sequence[TokenDocument], max_seq_len: int, seed: int = 0) -> list[PackedRow]:
     """Pack documents into rows of at most `max_seq_len` tokens; every token is in exactly one row.
 
-    Longer documents without a mask are split (pre-training); `fit_documents` offers other policies.
+    Longer documents without labels are split (pre-training); `fit_documents` offers other policies.
     Empty documents have no tokens and take no part. The same input gives the same rows. Takes
     O(n log n) time.
 
     Raises:
-        DataError: if `max_seq_len` is not positive, or a document with a mask is longer.
+        DataError: if `max_seq_len` is not positive, or a document with labels is longer.
     """
     if max_seq_len < 1:
         raise DataError(f"max_seq_len is {max_seq_len}; expected at least 1.")
@@ -146,7 +171,7 @@ def pack(documents: Sequence[TokenDocument], max_seq_len: int, seed: int = 0) ->
         [
             f"{document.origin}: {len(document.ids)} tokens, more than max_seq_len {max_seq_len}"
             for document in documents
-            if document.targets_mask is not None and len(document.ids) > max_seq_len
+            if document.labels is not None and len(document.ids) > max_seq_len
         ]
     )
     pieces = [piece for document in documents for piece in split_document(document, max_seq_len)]

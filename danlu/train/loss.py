@@ -26,7 +26,12 @@ def chunk_size(vocab_size: int) -> int:
 
 
 def head_loss(
-    decoder: Decoder, hidden_BTD: Tensor, targets_BT: Tensor, chunk_tokens: int | None = None
+    decoder: Decoder,
+    hidden_BTD: Tensor,
+    targets_BT: Tensor,
+    weights_BT: Tensor | None = None,
+    *,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
     """Return the summed cross-entropy (float32 scalar) of all positions that have a target.
 
@@ -34,6 +39,7 @@ def head_loss(
         decoder: projects hidden states to logits.
         hidden_BTD: what enters the head.
         targets_BT: id to predict at each position; `IGNORE` where there is none.
+        weights_BT: what each position's cross-entropy is multiplied by; None: 1.
         chunk_tokens: positions projected at once; None: chosen by the size of the vocabulary.
     """
     chunk_tokens = chunk_tokens or chunk_size(decoder.config.vocab_size)
@@ -43,11 +49,13 @@ def head_loss(
     hidden_ND = hidden_BTD.flatten(0, -2).index_select(0, positions_N)
     targets_N = targets_BT.flatten().index_select(0, positions_N)
     targets_N[num_targets:] = IGNORE
+    weights_N = None if weights_BT is None else weights_BT.flatten().index_select(0, positions_N)
     head = decoder.lm_head
     is_product = type(decoder).logits is Decoder.logits and type(head) is Linear
     if is_product and head.bias_or_none() is None:
-        return chunked_cross_entropy(hidden_ND, head.dense_weight(), targets_N, chunk_tokens)
-    return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens)
+        weight_VD = head.dense_weight()
+        return chunked_cross_entropy(hidden_ND, weight_VD, targets_N, chunk_tokens, weights_N)
+    return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens, weights_N)
 
 
 def _even(positions_N: Tensor) -> Tensor:
@@ -57,15 +65,20 @@ def _even(positions_N: Tensor) -> Tensor:
 
 
 def chunked_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    chunk_tokens: int,
+    weights_N: Tensor | None = None,
 ) -> Tensor:
     """Return sum of -log softmax(hidden W^T)[target] as a float32 scalar, `IGNORE` left out.
 
-    The softmax is float32 whatever the inputs are. Backward may run once.
+    Each term is multiplied by its entry of `weights_N`, if there are weights. The softmax is
+    float32 whatever the inputs are. Backward may run once.
     """
     with_grad = torch.is_grad_enabled()
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, targets_N, chunk_tokens, with_grad
+        hidden_ND, weight_VD, targets_N, weights_N, chunk_tokens, with_grad
     )
     return loss
 
@@ -77,6 +90,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         targets_N: Tensor,
+        weights_N: Tensor | None,
         chunk_tokens: int,
         with_grad: bool,
     ) -> Tensor:
@@ -89,11 +103,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
             ignored_C1, targets_C1 = targets_C1 == IGNORE, targets_C1.clamp(min=0)
             log_p_CV = F.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=torch.float32)
-            loss -= log_p_CV.gather(1, targets_C1).masked_fill_(ignored_C1, 0.0).sum()
+            known_C1 = log_p_CV.gather(1, targets_C1).masked_fill_(ignored_C1, 0.0)
+            weights_C1 = None if weights_N is None else weights_N[chunk, None]
+            loss -= (known_C1 if weights_C1 is None else known_C1.mul_(weights_C1)).sum()
             if grad_ND is None and grad_VD is None:
                 continue
-            error_CV = _prediction_error(log_p_CV, targets_C1)
-            error_CV = error_CV.masked_fill_(ignored_C1, 0.0).to(hidden_ND.dtype)
+            error_CV = _prediction_error(log_p_CV, targets_C1).masked_fill_(ignored_C1, 0.0)
+            if weights_C1 is not None:
+                error_CV.mul_(weights_C1)
+            error_CV = error_CV.to(hidden_ND.dtype)
             if grad_ND is not None:
                 torch.mm(error_CV, weight_VD, out=grad_ND[chunk])
             if grad_VD is not None:
@@ -110,7 +128,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (scale,) = grad_outputs
         grad_ND = None if grad_ND is None else grad_ND.mul_(scale)
         grad_VD = None if grad_VD is None else grad_VD.mul_(scale).to(ctx.weight_dtype)
-        return grad_ND, grad_VD, None, None, None
+        return grad_ND, grad_VD, None, None, None, None
 
 
 def _prediction_error(log_p_CV: Tensor, targets_C1: Tensor) -> Tensor:
@@ -128,19 +146,25 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _checkpointed_cross_entropy(
-    decoder: Decoder, hidden_ND: Tensor, targets_N: Tensor, chunk_tokens: int
+    decoder: Decoder,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    chunk_tokens: int,
+    weights_N: Tensor | None,
 ) -> Tensor:
     """The same for any head: each chunk's logits are computed again in the backward pass."""
 
-    def chunk_loss(hidden_CD: Tensor, targets_C: Tensor) -> Tensor:
-        return F.cross_entropy(
-            decoder.logits(hidden_CD).float(), targets_C, reduction="sum", ignore_index=IGNORE
-        )
+    def chunk_loss(hidden_CD: Tensor, targets_C: Tensor, weights_C: Tensor | None) -> Tensor:
+        logits_CV = decoder.logits(hidden_CD).float()
+        if weights_C is None:
+            return F.cross_entropy(logits_CV, targets_C, reduction="sum", ignore_index=IGNORE)
+        each_C = F.cross_entropy(logits_CV, targets_C, reduction="none", ignore_index=IGNORE)
+        return (each_C * weights_C).sum()
 
     loss = hidden_ND.new_zeros((), dtype=torch.float32)
-    chunks = zip(
-        torch.split(hidden_ND, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True
-    )
-    for hidden_CD, targets_C in chunks:
-        loss = loss + checkpoint(chunk_loss, hidden_CD, targets_C, use_reentrant=False)
+    for number, hidden_CD in enumerate(torch.split(hidden_ND, chunk_tokens)):
+        chunk = slice(number * chunk_tokens, (number + 1) * chunk_tokens)
+        weights_C = None if weights_N is None else weights_N[chunk]
+        parts = (hidden_CD, targets_N[chunk], weights_C)
+        loss = loss + checkpoint(chunk_loss, *parts, use_reentrant=False)
     return loss
