@@ -21,7 +21,6 @@ from danlu.train.loop import CHECKPOINTS, METRICS, Job, train
 from danlu.train.metrics import read_metrics
 from danlu.train.objective import CausalLM
 from danlu.train.precision import Masters
-from danlu.train.schedule import learning_rate
 from danlu.train.source import batches_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -178,17 +177,6 @@ def test_lora_keeps_its_base_in_bfloat16_and_still() -> None:
     assert {p.dtype for p in base} == {torch.bfloat16}
     assert {w.dtype for w in job.masters.weights.values()} == {torch.float32}
     assert all(".lora_" in name for name in job.masters.weights)
-
-
-def test_learning_rate_warms_up_from_zero_and_falls_to_its_minimum() -> None:
-    rates = [
-        learning_rate(step, steps=8, peak=2.0, warmup_steps=2, min_lr_ratio=0.1)
-        for step in range(9)
-    ]
-    assert rates[:3] == [0.0, 1.0, 2.0]
-    assert rates[8] == pytest.approx(0.2)
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert learning_rate(0, steps=1, peak=2.0, warmup_steps=0, min_lr_ratio=0.1) == 2.0
 
 
 def test_nothing_to_train_is_refused(tmp_path: Path) -> None:

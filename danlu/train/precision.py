@@ -3,7 +3,8 @@
 Weights are always moved in float32. A model that computes in bfloat16 gets float32 master copies;
 its gradients are added up in float32 over the micro-batches of a step, and the masters are rounded
 into the model after it. Parameters that are float32 already (a plain fp32 run, LoRA matrices on a
-bfloat16 base) are their own masters.
+bfloat16 base) are their own masters. All of this holds for float16 too, whose losses are scaled
+besides (`danlu.train.loss_scale`).
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 
 from danlu.config.train import Precision
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Masters:
