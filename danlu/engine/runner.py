@@ -42,11 +42,15 @@ class StaticBatch:
         self._decoder = decoder
         self._prefill_tokens = prefill_tokens
         self._tokens_BT, real_BT = _left_padded(prompts, device)
-        slots = self._tokens_BT.shape[1] + max_new_tokens
-        self._real_BS = None if real_BT is None else _with_room(real_BT, slots)
-        self._rule = decoder.config.sequence_rule
+        with torch.inference_mode():
+            in_front = decoder.in_front()
+        taken = self._slots_in_front = in_front.num_tokens
+        slots = taken + self._tokens_BT.shape[1] + max_new_tokens
+        self._real_BS = None if real_BT is None else _with_room(real_BT, taken, slots)
+        self._rule = in_front.rule(decoder.config.sequence_rule)
         self._numbering = self._rule.number(self._tokens_BT, real_BT)
         self._cache = KVCache(decoder.kv_shapes(), len(prompts), slots, decoder.dtype, device)
+        in_front.fill(self._cache)
 
     @torch.inference_mode()
     def prefill(self) -> Tensor:
@@ -95,6 +99,8 @@ class StaticBatch:
     ) -> Tensor:
         end = self._cache.length + tokens_BT.shape[1]
         mask_BS = None if self._real_BS is None else self._real_BS[:, :end]
+        if prefix_end_B is not None:
+            prefix_end_B = prefix_end_B + self._slots_in_front
         hidden_BTD: Tensor = self._decoder.model(
             tokens_BT, positions_BT, self._cache.context(mask_BS, positions_BT, prefix_end_B)
         )
@@ -115,6 +121,7 @@ def _left_padded(
     return tokens_BT, torch.arange(length, device=device) >= first_B1
 
 
-def _with_room(real_BT: Tensor, slots: int) -> Tensor:
-    """Extend the mask of the prompts by slots for answers, which are never padding."""
-    return torch.nn.functional.pad(real_BT, (0, slots - real_BT.shape[1]), value=True)
+def _with_room(real_BT: Tensor, in_front: int, slots: int) -> Tensor:
+    """Extend the mask of the prompts to all slots: what it lacks is never padding."""
+    behind = slots - in_front - real_BT.shape[1]
+    return torch.nn.functional.pad(real_BT, (in_front, behind), value=True)

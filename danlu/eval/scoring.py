@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from danlu.models.decoder import Decoder
-from danlu.nn.contexts import padded_context
 
 # Tokens (rows x columns) in one forward pass, and numbers in one chunk of logits (float32: 32 MiB).
 FORWARD_TOKENS = 4096
@@ -36,9 +35,8 @@ def hidden_states(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Tensor:
     tokens_BT = torch.tensor(padded, dtype=torch.long, device=decoder.device)
     lengths_B1 = torch.tensor([[len(row)] for row in rows], device=decoder.device)
     real_BT = torch.arange(width, device=decoder.device) < lengths_B1
-    numbering = decoder.config.sequence_rule.number(tokens_BT, real_BT)
-    attn = padded_context(None, numbering.positions_BT, numbering.prefix_end_B)
-    hidden_BTD = decoder.model(tokens_BT, numbering.positions_BT, attn)
+    numbering = decoder.sequence_rule().number(tokens_BT, real_BT)
+    hidden_BTD = decoder.model(tokens_BT, numbering.positions_BT, numbering.context(None))
     return torch.cat([hidden_BTD[i, : len(row)] for i, row in enumerate(rows)])
 
 

@@ -57,6 +57,8 @@ class DecoderConfig:
         attention_scale: factor on attention scores; None: 1 / sqrt(head_dim).
         value_dim: size of a value head; None: head_dim.
         embedding_size: width of embedding and head, if not hidden_size: projections lie between.
+        counts_prefix: whether a text behind a trained prefix begins at the prefix's length, as in
+            transformers; by the published code of ChatGLM it begins at 0, as without one.
         windows: slots that each layer's queries see (None: all); empty: all layers see all.
         mlp_of_layer: layers whose MLP is not `mlp`.
         embed_positions: what the embedding adds.
@@ -83,6 +85,7 @@ class DecoderConfig:
     embedding_norm: NormFactory | None = None
     final_norm: NormFactory | None = None
     mlp_of_layer: Mapping[int, MlpFactory] = field(default_factory=dict)
+    counts_prefix: bool = True
     windows: tuple[int | None, ...] = ()
     attention_scale: float | None = None
     value_dim: int | None = None

@@ -4,6 +4,7 @@ Parameter names are those of published Llama-style checkpoints (STYLE section 2)
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from danlu.nn.embedding import LearnedPositions, TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
 from danlu.nn.packing import PackedContext
+from danlu.nn.prefix import NOTHING, InFront, Prefix
+from danlu.nn.sequence import SequenceRule
 
 ROLES = {
     "q_proj": "column",
@@ -78,7 +81,13 @@ class Backbone(nn.Module):
             positions_BT: their positions; [B, 2, T] in families with two coordinates.
             attn: what each token may see; asked once per layer.
         """
-        embedded_BTD = self.project_in(self.embed_tokens(tokens_BT))
+        return self.run_embedded(self.embed_tokens(tokens_BT), positions_BT, attn)
+
+    def run_embedded(
+        self, embedded_BTD: Tensor, positions_BT: Tensor, attn: AttentionContext
+    ) -> Tensor:
+        """Return the hidden states [B, T, D] of tokens that are given by their embeddings."""
+        embedded_BTD = self.project_in(embedded_BTD)
         x_BTD = self.embed_norm(self.embed_positions(embedded_BTD, positions_BT))
         rotation = self.position_scheme.rotation(positions_BT, x_BTD.dtype)
         for block in self.layers:
@@ -94,8 +103,10 @@ class Decoder(nn.Module):
         config: the sizes and parts it was built from.
         model: the backbone; training and serving call it with their own attention context.
         lm_head: the output projection.
+        prefix: trained keys and values in front of every text, or None.
         published: how its checkpoint was written, so that saving gives back the same.
         prepared_for_inference: layers are fused and packed; it can neither be trained nor saved.
+        adapters: what `danlu.adapters` put on it, by name; the base alone has none.
     """
 
     published: Published | None = None
@@ -104,8 +115,10 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapters: dict[str, Any] = {}
         self.model = Backbone(config)
         self.lm_head: LinearLike = config.head(config.embedding_width, config.vocab_size)
+        self.prefix: Prefix | None = None
         self.tie_head()
 
     def tie_head(self) -> None:
@@ -119,19 +132,20 @@ class Decoder(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Return the logits [B, T, V] of a batch, padded anywhere.
+        """Return the logits [B, T, V] of a batch, padded anywhere; a prefix has no logits.
 
         Args:
             input_ids: token ids [B, T].
             attention_mask: nonzero for real tokens [B, T]; None: all are real. Families with
                 prefix masks also take the mask their published code takes.
-            position_ids: positions [B, T], or [B, 2, T] in families with two coordinates; None:
-                the family's own rule for generation.
+            position_ids: positions [B, T], or [B, 2, T] in families with two coordinates, counted
+                as without a prefix, which moves them on; None: the family's own rule for
+                generation.
 
         Raises:
             ShapeError: if mask or positions do not fit the tokens.
         """
-        rule = self.config.sequence_rule
+        rule = self.sequence_rule()
         positions_BT, attn = rule.context(input_ids, attention_mask, position_ids)
         return self.logits(self.model(input_ids, positions_BT, attn))
 
@@ -144,9 +158,26 @@ class Decoder(nn.Module):
             tokens_BT: token ids of rows of documents.
             documents_BT: number of the document that each token belongs to; -1 is padding.
         """
-        attn = PackedContext(tokens_BT, documents_BT, self.config.sequence_rule)
+        attn = PackedContext(tokens_BT, documents_BT, self.sequence_rule())
         hidden_BTD: Tensor = self.model(tokens_BT, attn.positions_BT, attn)
         return hidden_BTD
+
+    def in_front(self) -> InFront:
+        """Return what every token sees in front of its own text; `NOTHING` without a prefix.
+
+        It is computed anew, as a prefix in training changes: ask once per batch.
+        """
+        return NOTHING if self.prefix is None else self.prefix.in_front(self)
+
+    def sequence_rule(self) -> SequenceRule:
+        """Return how texts are numbered and who sees whom: the family's rule, behind the prefix."""
+        return self.in_front().rule(self.config.sequence_rule)
+
+    def run_virtual(self, embedded_PD: Tensor, attn: AttentionContext) -> None:
+        """Run a text of virtual tokens, given by their embeddings, for what `attn` gets of it."""
+        ids_1P = torch.zeros(1, len(embedded_PD), dtype=torch.long, device=embedded_PD.device)
+        positions_1P = self.config.sequence_rule.number(ids_1P, None).positions_BT
+        self.model.run_embedded(embedded_PD[None], positions_1P, attn)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the scores of every token of the vocabulary [..., V]."""
@@ -166,6 +197,12 @@ class Decoder(nn.Module):
     def blocks(self) -> list[DecoderBlock]:
         """Return the blocks in order."""
         return [block for block in self.model.layers if isinstance(block, DecoderBlock)]
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Tokens that a text may have: the context, less what a prefix takes of it."""
+        taken = 0 if self.prefix is None else self.prefix.first_position
+        return self.config.max_seq_len - taken
 
     def kv_shape(self, layer: int) -> KVShape:
         """Return (num_kv_heads, head_dim, value_dim) of what `layer` keeps per token."""

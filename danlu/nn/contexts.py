@@ -1,7 +1,7 @@
 """Which tokens a query sees: the tokens at hand behind an explicit mask, padded batches, prefixes.
 
 All of it is said in slots (places in a row, padding included) except linear biases, which go by
-the positions that the family counts.
+the positions that the family counts, and windows, in which padding takes no place.
 """
 
 import math
@@ -16,8 +16,9 @@ from danlu.nn.scaled_attention import causal_mask, scaled_attention
 class DenseContext:
     """Attention over the tokens at hand, with an explicit mask or plainly causal.
 
-    Args:
-        visible_BTS: True where query t may see key s; None: causal, s <= t.
+    Attributes:
+        visible_BTS: True where query t may see key s; None: causal, s <= t. The queries are the
+            last T of S tokens.
         query_positions_BT: positions for linear biases.
         key_positions_BS: likewise for the keys.
     """
@@ -25,9 +26,9 @@ class DenseContext:
     def __init__(
         self, visible_BTS: Tensor | None, query_positions_BT: Tensor, key_positions_BS: Tensor
     ) -> None:
-        self._visible_BTS = visible_BTS
-        self._query_positions_BT = query_positions_BT
-        self._key_positions_BS = key_positions_BS
+        self.visible_BTS = visible_BTS
+        self.query_positions_BT = query_positions_BT
+        self.key_positions_BS = key_positions_BS
         self._masks: dict[object, Tensor | None] = {}
 
     def attend(
@@ -53,22 +54,22 @@ class DenseContext:
         return self._bias(layer.slopes, visible_BTS).to(dtype)
 
     def _windowed(self, window: int | None) -> Tensor | None:
-        """Return what is visible and at most `window` slots back, the token itself counted."""
-        num_queries, num_keys = self._query_positions_BT.shape[-1], self._key_positions_BS.shape[-1]
+        """Return what is visible and among the last `window` tokens, the query itself counted."""
+        num_queries, num_keys = self.query_positions_BT.shape[-1], self.key_positions_BS.shape[-1]
         if window is None or num_keys <= window:
-            return self._visible_BTS
-        device = self._key_positions_BS.device
-        queries = torch.arange(num_keys - num_queries, num_keys, device=device)
-        near_TS = torch.arange(num_keys, device=device) > queries[:, None] - window
-        visible_BTS = self._causal() if self._visible_BTS is None else self._visible_BTS
-        return visible_BTS & near_TS
+            return self.visible_BTS
+        visible_BTS = self._causal() if self.visible_BTS is None else self.visible_BTS
+        # What the last query sees is real: padding in front of a text takes no place.
+        places_BS = visible_BTS[:, -1].cumsum(-1)
+        queries_BT1 = places_BS[:, num_keys - num_queries :, None]
+        return visible_BTS & (places_BS[:, None] > queries_BT1 - window)
 
     def _causal(self) -> Tensor:
-        queries, keys = self._query_positions_BT, self._key_positions_BS
+        queries, keys = self.query_positions_BT, self.key_positions_BS
         return causal_mask(queries.shape[-1], keys.shape[-1], queries.device)
 
     def _bias(self, slopes: tuple[float, ...], visible_BTS: Tensor) -> Tensor:
-        queries, keys = self._query_positions_BT, self._key_positions_BS
+        queries, keys = self.query_positions_BT, self.key_positions_BS
         distance_B1TS = (keys[:, None, :] - queries[:, :, None])[:, None].float()
         slope_H11 = torch.tensor(slopes, device=queries.device)[:, None, None]
         return (slope_H11 * distance_B1TS).masked_fill(~visible_BTS[:, None], -math.inf)

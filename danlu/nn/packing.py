@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from danlu.nn.attention import AttentionLayer
-from danlu.nn.contexts import padded_context
 from danlu.nn.sequence import SequenceRule
 
 SMALLEST_BUCKET_TOKENS = 32
@@ -66,8 +65,7 @@ class _Bucket:
         self.index_ML = starts_M[:, None] + torch.minimum(step_L, last_M1)
         numbering = rule.number(tokens_N[self.index_ML], self.real_ML)
         self._positions_ML = numbering.positions_BT
-        # Padding is behind what attends, so only a prefix needs an explicit mask.
-        self._dense = padded_context(None, self._positions_ML, numbering.prefix_end_B)
+        self._dense = numbering.context(None)  # padding is behind what attends
 
     def flat_positions(self) -> Tensor:
         """Return the positions of all tokens, padding included, [M * L, coordinates]."""

@@ -26,6 +26,10 @@ class Numbering:
     positions_BT: Tensor
     prefix_end_B: Tensor | None = None
 
+    def context(self, attention_mask_BT: Tensor | None) -> DenseContext:
+        """Return the attention of these tokens; padding that is behind a text needs no mask."""
+        return padded_context(attention_mask_BT, self.positions_BT, self.prefix_end_B)
+
 
 class SequenceRule(Protocol):
     """How a family numbers tokens whose positions nobody gave."""
@@ -35,6 +39,9 @@ class SequenceRule(Protocol):
 
     def following(self, positions_BT: Tensor) -> Tensor:
         """Return the position of the token after each of `positions_BT`."""
+
+    def moved(self, positions_BT: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions of the same tokens with `num_tokens` more in front of them."""
 
     def context(
         self, input_ids_BT: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
@@ -53,6 +60,10 @@ class CountedPositions:
     def following(self, positions_BT: Tensor) -> Tensor:
         """Return the next positions."""
         return positions_BT + 1
+
+    def moved(self, positions_BT: Tensor, num_tokens: int) -> Tensor:
+        """Return positions that many further on."""
+        return positions_BT + num_tokens
 
     def context(
         self, input_ids_BT: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None

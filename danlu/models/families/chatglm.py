@@ -166,6 +166,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
             gmask_id=raw.take("gmask_token_id", default=130001, kind=int),
             mask_id=raw.take("mask_token_id", default=130000, kind=int),
         ),
+        counts_prefix=False,
         qkv_bias=True,
         output_bias=True,
         tie_word_embeddings=raw.take("tie_word_embeddings", default=False, kind=bool),

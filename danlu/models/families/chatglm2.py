@@ -62,6 +62,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
             theta=10000.0 * raw.take("rope_ratio", default=1.0, kind=float),
             interleaved=True,
         ),
+        counts_prefix=False,
         qkv_bias=raw.take("add_qkv_bias", default=True, kind=bool),
         tie_word_embeddings=raw.take("tie_word_embeddings", default=False, kind=bool),
     )

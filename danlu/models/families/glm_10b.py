@@ -153,6 +153,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         position_scheme=Unrotated(),
         sequence_rule=ContextBeforeSop(command_tokens(vocab_size)),
         embed_positions=partial(BlockPositions, rows, hidden_size),
+        counts_prefix=False,
         qkv_bias=True,
         output_bias=True,
         tie_word_embeddings=raw.take("tie_word_embeddings", default=True, kind=bool),

@@ -68,7 +68,11 @@ class SlotPositions:
 
     def following(self, positions_B2T: Tensor) -> Tensor:
         """Return the next slots, with the alphas they had."""
-        return torch.stack((positions_B2T[:, 0] + 1, positions_B2T[:, 1]), dim=1)
+        return self.moved(positions_B2T, 1)
+
+    def moved(self, positions_B2T: Tensor, num_tokens: int) -> Tensor:
+        """Return slots that many further on; the alphas stay those of the text."""
+        return torch.stack((positions_B2T[:, 0] + num_tokens, positions_B2T[:, 1]), dim=1)
 
     def context(
         self, input_ids_BT: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
