@@ -8,7 +8,8 @@ import pytest
 import torch
 from checkpoints import HERE, assert_close, expected, golden, tiny_checkpoint
 
-from danlu.adapters.lora import adapted_linears, attach_lora, choose_targets, merge_lora
+from danlu.adapters.handling import adapter_names, attach_adapter, merge_adapters
+from danlu.adapters.targets import choose_targets
 from danlu.config.adapter import LoraConfig
 from danlu.errors import AdapterError
 from danlu.loading import load_adapter, load_decoder, save_adapter
@@ -31,8 +32,8 @@ def test_adapters_of_the_stock_tool(case: str, tmp_path: Path) -> None:
         save_adapter(decoder, tmp_path, "base")
         again = load_decoder(case_base(case), adapter=tmp_path)
         assert_close(again(wanted["input_ids"]), wanted["adapter_logits"])
-        merge_lora(decoder)
-        assert not adapted_linears(decoder)
+        merge_adapters(decoder)
+        assert not adapter_names(decoder)
         assert_close(decoder(wanted["input_ids"]), wanted["adapter_logits"])
 
 
@@ -41,9 +42,9 @@ def test_our_base_and_adapter_open_in_stock_tools(family: str, tmp_path: Path) -
     base = tiny_checkpoint(tmp_path / "base", family)
     decoder = load_decoder(base)
     generator = torch.Generator().manual_seed(3)
-    attach_lora(decoder, LoraConfig(lora_rank=4, lora_alpha=6.0), generator)
+    attach_adapter(decoder, LoraConfig(lora_rank=4, lora_alpha=6.0), generator)
     with torch.no_grad():
-        for layer in adapted_linears(decoder).values():
+        for layer in decoder.adapters["default"].wrappers.values():
             layer.lora_B.normal_(0.0, 0.1, generator=generator)
     save_adapter(decoder, tmp_path / "adapter", base)
     ids = torch.arange(24).reshape(2, 12)
@@ -66,7 +67,7 @@ def test_adapter_of_another_base(tmp_path: Path) -> None:
         load_adapter(decoder, HERE / "interop" / "lora-bloom" / "adapter")
     assert "query_key_value is no layer of the base" in str(caught.value)
     assert "golden-small/bloom" in str(caught.value)
-    assert not adapted_linears(decoder)
+    assert not adapter_names(decoder)
 
 
 def test_adapter_with_options_that_are_not_read() -> None:
@@ -95,12 +96,12 @@ def test_adapter_on_a_quantized_base_merges_onto_what_it_saw(tmp_path: Path) -> 
     base = tiny_checkpoint(tmp_path / "base")
     decoder = load_decoder(base, quantize="int8")
     generator = torch.Generator().manual_seed(4)
-    attach_lora(decoder, LoraConfig(lora_rank=2), generator)
+    attach_adapter(decoder, LoraConfig(lora_rank=2), generator)
     with torch.no_grad():
-        for layer in adapted_linears(decoder).values():
+        for layer in decoder.adapters["default"].wrappers.values():
             layer.lora_B.normal_(0.0, 0.1, generator=generator)
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         wanted = decoder(ids)
-        merge_lora(decoder)
+        merge_adapters(decoder)
         assert_close(decoder(ids), wanted, 1e-5)

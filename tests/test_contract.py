@@ -7,7 +7,7 @@ import torch
 from checkpoints import assert_close, sequences, tiny_decoder
 from torch import Tensor
 
-from danlu.adapters.lora import attach_lora, merge_lora
+from danlu.adapters.handling import attach_adapter, merge_adapters
 from danlu.config.adapter import LoraConfig
 from danlu.loading import load_adapter, load_decoder, save_adapter, save_decoder
 from danlu.loading.layout import published_layout
@@ -187,7 +187,7 @@ def test_fresh_lora_is_the_base_and_merging_changes_nothing(family: str) -> None
     ids = sequences(decoder, 2, 8)
     before = full(decoder, ids)
     generator = torch.Generator().manual_seed(1)
-    names = attach_lora(decoder, LoraConfig(lora_rank=4), generator)
+    names = attach_adapter(decoder, LoraConfig(lora_rank=4), generator)
     assert len(names) == len(decoder.linear_roles()) - 1
     assert torch.equal(full(decoder, ids), before)
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_fresh_lora_is_the_base_and_merging_changes_nothing(family: str) -> None
                 parameter.normal_(0.0, 0.1, generator=generator)
     adapted = full(decoder, ids)
     assert (adapted - before).abs().max() > 0.01
-    assert merge_lora(decoder) == names
+    assert merge_adapters(decoder) == names
     assert_close(full(decoder, ids), adapted, 1e-5)
 
 
@@ -250,7 +250,7 @@ def test_quantized_it_comes_back(family: str, tmp_path: Path) -> None:
 def test_an_adapter_comes_back(family: str, tmp_path: Path) -> None:
     decoder = tiny_decoder(family)
     ids, generator = sequences(decoder, 2, 8), torch.Generator().manual_seed(3)
-    attach_lora(decoder, LoraConfig(lora_rank=3), generator)
+    attach_adapter(decoder, LoraConfig(lora_rank=3), generator)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.endswith("lora_B"):

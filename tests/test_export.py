@@ -11,7 +11,7 @@ from test_model_commands import disk_of, files
 from torch import Tensor
 from typer.testing import CliRunner
 
-from danlu.adapters.lora import attach_lora, merge_lora
+from danlu.adapters.handling import attach_adapter, merge_adapters
 from danlu.cli.app import build_app
 from danlu.commands.export import export, size_bytes
 from danlu.config.adapter import LoraConfig
@@ -62,7 +62,7 @@ def logits(folder: Path) -> Tensor:
 def adapted(decoder: Decoder, folder: Path) -> Decoder:
     """The decoder with a LoRA adapter that moves its outputs, which is saved in `folder`."""
     generator = torch.Generator().manual_seed(5)
-    attach_lora(decoder, LoraConfig(lora_rank=4), generator)
+    attach_adapter(decoder, LoraConfig(lora_rank=4), generator)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.endswith("lora_B"):
@@ -118,7 +118,7 @@ def test_dtype_and_shards(model: Path, tmp_path: Path) -> None:
 
 def test_an_adapter_is_merged_first(model: Path, tmp_path: Path) -> None:
     merged = adapted(load_decoder(model), tmp_path / "adapter")
-    merge_lora(merged)
+    merge_adapters(merged)
     export(model, tmp_path / "out", adapter=tmp_path / "adapter")
     with torch.inference_mode():
         assert torch.equal(logits(tmp_path / "out"), merged(random_rows(VOCAB, 9)))

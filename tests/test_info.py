@@ -78,14 +78,14 @@ def test_a_real_model(whole: Path, capsys: Capture) -> None:
 
 
 def test_training_memory_is_what_the_loop_holds(whole: Path) -> None:
-    from danlu.adapters.lora import attach_lora
+    from danlu.adapters.handling import attach_adapter
 
     found = model(whole).memory
     assert found is not None
     assert found.full_fp32_bytes == 260_032 * 16
     assert found.full_bf16_bytes == 260_032 * 18
     decoder = load_decoder(whole)
-    attach_lora(decoder, LoraConfig(), torch.Generator())
+    attach_adapter(decoder, LoraConfig(), torch.Generator())
     trained = sum(p.numel() for p in decoder.parameters() if p.requires_grad)
     assert found.lora_parameters == trained
     assert found.lora_bf16_bytes == 260_032 * 2 + trained * 16

@@ -67,9 +67,9 @@ def test_a_merge_that_moves_the_outputs_is_refused(
         for layer in decoder.modules():  # type: ignore[attr-defined]
             if hasattr(layer, "lora_B"):
                 layer.lora_B.data.add_(1.0)
-        from danlu.adapters.lora import merge_lora
+        from danlu.adapters.handling import merge_adapters
 
-        return merge_lora(decoder)  # type: ignore[arg-type]
+        return merge_adapters(decoder)  # type: ignore[arg-type]
 
     monkeypatch.setattr("danlu.commands.merge.merge_lora", forget)
     with pytest.raises(AdapterError, match=rf"mean KL of at most {MAX_KL}"):

@@ -11,7 +11,7 @@ import torch
 from checkpoints import assert_close, copy_golden, expected, golden, tiny_decoder
 from torch import Tensor, nn
 
-from danlu.adapters.lora import attach_lora
+from danlu.adapters.handling import attach_adapter
 from danlu.config.adapter import LoraConfig
 from danlu.engine.generator import Generator
 from danlu.engine.runner import StaticBatch
@@ -285,7 +285,7 @@ def test_goldens_notice(name: str, mistake: Callable[[Decoder], None]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_routers_are_neither_adapted_nor_quantized(name: str, tmp_path: Path) -> None:
     decoder = tiny_decoder(name)
-    adapted = attach_lora(decoder, LoraConfig(lora_rank=2), torch.Generator().manual_seed(0))
+    adapted = attach_adapter(decoder, LoraConfig(lora_rank=2), torch.Generator().manual_seed(0))
     assert not any(".gate" in layer and "gate_proj" not in layer for layer in adapted)
     assert sum("experts.3." in layer for layer in adapted) == 3 * len(mixtures(decoder))
     folder = copy_golden(name, tmp_path / name)

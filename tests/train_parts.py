@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from danlu.adapters.lora import attach_lora
+from danlu.adapters.handling import attach_adapter
 from danlu.config.adapter import LoraConfig
 from danlu.config.train import TrainOptions
 from danlu.data.batch import IGNORE, Batch
@@ -86,7 +86,7 @@ def tiny_job(*, lora: LoraConfig | None = None, **changes: Any) -> Job[Batch]:
     if lora is None:
         masters = Masters(decoder, dtype)
     else:
-        attach_lora(decoder.to(dtype), lora, torch.Generator().manual_seed(0))
+        attach_adapter(decoder.to(dtype), lora, torch.Generator().manual_seed(0))
         masters = Masters(decoder)
     rows = packed_rows()
     source = PackedSource(rows, 0, options.micro_batch_size, options.global_batch_size)

@@ -5,7 +5,6 @@ Source: files written by peft 0.21.2. Keys are `base_model.model.` + the publish
 of ours (a fused query_key_value), they share A on reading; on writing, their ranks are stacked.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.adapters.lora import LoRALinear, adapted_linears
+from danlu.adapters.lora import LoRALinear
+from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.errors import AdapterError, bullet_list, did_you_mean
-from danlu.files import atomic_file, write_json
 from danlu.nn.linear import HasLinears
-from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
+from danlu.weights.files import WeightFile
 from danlu.weights.rules import Entry
-from danlu.weights.writing import write_tensors
 
 KEY_PREFIX = "base_model.model."
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # Options that change the mathematics and are not read yet, with the value that means "off".
 _UNSUPPORTED = (
@@ -53,35 +50,25 @@ class LowRank:
     scale: float
 
 
-def write_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path, base: str) -> None:
-    """Write the adapters of `model` into `folder`.
-
-    Args:
-        model: with adapters attached.
-        entries: the published tensors of the base.
-        folder: made if needed.
-        base: path or id of the base, for the reader's information.
+def write_updates(
+    adapted: Mapping[str, LoRALinear], entries: Mapping[str, Entry]
+) -> AdapterContent:
+    """Return what a folder with these adapted layers holds.
 
     Raises:
-        AdapterError: if there is no adapter, or the layers of one fused tensor differ.
+        AdapterError: if the layers of one fused tensor differ.
     """
-    adapted = adapted_linears(model)
     updates = {}
     for name, entry in entries.items():
         owners = [ours.removesuffix(".weight") for ours in entry.ours]
         if name.endswith(".weight") and any(owner in adapted for owner in owners):
             updates[name.removesuffix(".weight")] = _published_update(entry, owners, adapted)
-    if not updates:
-        raise AdapterError("There is no adapter to save. Attach one first.")
     tensors = {}
     for name, update in updates.items():
         tensors[f"{KEY_PREFIX}{name}.lora_A.weight"] = update.lora_A
         tensors[f"{KEY_PREFIX}{name}.lora_B.weight"] = update.lora_B
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / WEIGHT_FILES[0]) as temporary:
-        write_tensors(temporary, tensors)
     dropout = next(iter(adapted.values())).dropout
-    write_json(folder / "adapter_config.json", _config(updates, base, dropout))
+    return AdapterContent(_config(updates, dropout), tensors)
 
 
 def _published_update(
@@ -108,14 +95,13 @@ def _published_update(
     return LowRank(stacked_A, entry.arrangement.rows.join(columns), layers[0].scale)
 
 
-def _config(updates: Mapping[str, LowRank], base: str, dropout: float) -> dict[str, Any]:
+def _config(updates: Mapping[str, LowRank], dropout: float) -> dict[str, Any]:
     ranks = {name: update.lora_A.shape[0] for name, update in updates.items()}
     alphas = {name: update.scale * ranks[name] for name, update in updates.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": dropout,
@@ -136,14 +122,17 @@ def _config(updates: Mapping[str, LowRank], base: str, dropout: float) -> dict[s
 
 
 @torch.no_grad()
-def read_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path) -> list[str]:
-    """Attach the adapter in `folder` to `model`; return the names of the adapted layers.
+def read_updates(
+    model: HasLinears, source: AdapterSource, entries: Mapping[str, Entry]
+) -> dict[str, LoRALinear]:
+    """Return the adapted layers of a folder by name.
 
     Raises:
         AdapterError: with everything in the folder that does not fit the base.
     """
-    config = _read_config(folder / "adapter_config.json")
-    updates, problems = _read_updates(_weight_file(folder), config)
+    config = source.config
+    _check_options(config, source.folder / "adapter_config.json")
+    updates, problems = _read_updates(source.weights, config)
     linears = dict(model.linears())
     placed: dict[str, LoRALinear] = {}
     for name, update in updates.items():
@@ -157,12 +146,10 @@ def read_adapter(model: HasLinears, entries: Mapping[str, Entry], folder: Path) 
             placed |= _wrap(entry, update, linears, float(config.get("lora_dropout") or 0.0))
     if problems:
         raise AdapterError(
-            f"The adapter in '{folder}' does not fit this base:{bullet_list(problems)}\n"
+            f"The adapter in '{source.folder}' does not fit this base:{bullet_list(problems)}\n"
             f"It was made for {config.get('base_model_name_or_path')!r}; load it on that base."
         )
-    for name, layer in placed.items():
-        model.replace_linear(name, layer)
-    return list(placed)
+    return placed
 
 
 def _wrap(
@@ -176,8 +163,6 @@ def _wrap(
     for ours, lora_B in zip(entry.ours, parts, strict=True):
         owner = ours.removesuffix(".weight")
         base = linears[owner]
-        if isinstance(base, LoRALinear):
-            raise AdapterError(f"{owner} has an adapter already. Merge it before loading another.")
         device = base.dense_weight().device
         lora_A = update.lora_A.float().to(device)
         wrapped[owner] = LoRALinear(
@@ -196,15 +181,7 @@ def _misfit(name: str, update: LowRank, entry: Entry) -> str | None:
     return None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(
-            f"'{path}' cannot be read ({error}). Expected that of a PEFT adapter."
-        ) from error
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"'{path}' is a {config.get('peft_type')!r} adapter; expected 'LORA'.")
+def _check_options(config: Mapping[str, Any], path: Path) -> None:
     active = [f"{key}: {config[key]!r}" for key in _UNSUPPORTED if config.get(key)]
     if config.get("bias", "none") != "none":
         active.append(f"bias: {config['bias']!r}")
@@ -213,15 +190,6 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"'{path}' uses options that are not read yet:{bullet_list(active)}\n"
             "Merge the adapter with the tool that made it, and load the merged model."
         )
-    return dict(config)
-
-
-def _weight_file(folder: Path) -> WeightFile:
-    for name in WEIGHT_FILES:
-        path = folder / name
-        if path.exists():
-            return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
-    raise AdapterError(f"No adapter weights in '{folder}'. Expected {' or '.join(WEIGHT_FILES)}.")
 
 
 def _read_updates(

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.lora import attach_lora
 from danlu.commands.manifest import folder_hash
 from danlu.commands.training import (
     TrainingRows,
@@ -23,7 +22,7 @@ from danlu.data.encoding import encode_conversations
 from danlu.data.packing import TokenDocument
 from danlu.errors import CheckpointError
 from danlu.files import atomic_folder, only_run
-from danlu.loading import load_decoder, load_tokenizer, save_adapter
+from danlu.loading import attach_adapter, load_decoder, load_tokenizer, save_adapter
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
@@ -99,7 +98,7 @@ def _trainable(run: FinetuneRun) -> tuple[Decoder, Masters]:
         decoder = load_decoder(run.model, torch.float32, device, family=run.family)
         return decoder, Masters(decoder, dtype)
     decoder = load_decoder(run.model, dtype, device, family=run.family)
-    attach_lora(decoder, run.adapter, torch.Generator().manual_seed(run.seed))
+    attach_adapter(decoder, run.adapter, torch.Generator().manual_seed(run.seed))
     return decoder.to(device), Masters(decoder)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.lora import merge_lora
+from danlu.adapters.handling import merge_adapters
 from danlu.commands.compare import comparison_rows
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
@@ -79,7 +79,7 @@ def merge(
     tokenizer = load_tokenizer(base, family)
     with atomic_folder(Path(out)) as folder, working(report, "merge", 3):
         decoder = load_decoder(base, adapter=adapter, family=family)
-        merged_layers = merge_lora(decoder)
+        merged_layers = merge_adapters(decoder)
         save_decoder(decoder, folder, dtype)
         tokenizer.save(folder)
         write_stamp(folder, tokenizer, family=family)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from danlu.adapters.lora import merge_lora
+from danlu.adapters.handling import merge_adapters
 from danlu.loading import load_decoder, read_model_config
 from danlu.loading.building import family_named, family_of_folder
 from danlu.loading.layout import published_layout
@@ -31,7 +31,7 @@ def open_source(
     dtype = torch.float32 if adapter else exact_dtype(folder, family)
     decoder = load_decoder(folder, dtype=dtype, adapter=adapter, family=family)
     if adapter is not None:
-        merge_lora(decoder)
+        merge_adapters(decoder)
     return decoder
 
 

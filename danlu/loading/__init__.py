@@ -5,7 +5,7 @@ in, each tensor renamed, split, cast and converted as it arrives -> check that n
 left over -> attach the adapter. Peak host memory is the model plus its largest tensor.
 """
 
-from danlu.loading.adapting import load_adapter, save_adapter
+from danlu.loading.adapting import attach_adapter, load_adapter, save_adapter
 from danlu.loading.building import (
     LinearFactory,
     decoder_from_config,
@@ -19,6 +19,7 @@ from danlu.loading.tokenizers import check_rows, load_tokenizer
 
 __all__ = [
     "LinearFactory",
+    "attach_adapter",
     "check_rows",
     "decoder_from_config",
     "load_adapter",

@@ -1,30 +1,55 @@
-"""Adapters read onto a decoder and written beside it, in the names of its published layout."""
+"""Adapters put on a decoder, and written beside it, in the names of its published layout."""
 
 from pathlib import Path
 
-from danlu.adapters.peft_format import read_adapter, write_adapter
+import torch
+
+from danlu.adapters import handling
+from danlu.config.base import Config
 from danlu.loading.layout import published_layout
 from danlu.models.decoder import Decoder
 
 
-def load_adapter(decoder: Decoder, folder: str | Path) -> list[str]:
-    """Attach the PEFT LoRA adapter in `folder`; return the names of the adapted layers.
+def attach_adapter(
+    decoder: Decoder, config: Config, generator: torch.Generator, name: str = handling.DEFAULT
+) -> list[str]:
+    """Put a fresh adapter on `decoder`, freeze everything else, and return what it adapts.
+
+    Args:
+        decoder: the base, with or without other adapters.
+        config: of any method; layers may be named as here or as in the published checkpoint.
+        generator: draws its numbers.
+        name: to tell it from other adapters.
+
+    Raises:
+        AdapterError: if the config does not fit the base.
+    """
+    entries = published_layout(decoder).entries
+    return handling.attach_adapter(decoder, config, generator, name, entries)
+
+
+def load_adapter(decoder: Decoder, folder: str | Path, name: str = handling.DEFAULT) -> list[str]:
+    """Put the adapter in `folder`, of any method, on `decoder`; return what it adapts.
 
     Raises:
         AdapterError: with everything that does not fit the base.
     """
-    return read_adapter(decoder, published_layout(decoder).entries, Path(folder))
+    return handling.read_adapter(decoder, published_layout(decoder).entries, Path(folder), name)
 
 
-def save_adapter(decoder: Decoder, folder: str | Path, base: str | Path) -> None:
-    """Write the attached adapters into `folder` in PEFT's format.
+def save_adapter(
+    decoder: Decoder, folder: str | Path, base: str | Path, name: str = handling.DEFAULT
+) -> None:
+    """Write an adapter of `decoder` into `folder` in PEFT's format.
 
     Args:
-        decoder: with adapters attached.
+        decoder: with the adapter on.
         folder: made if needed.
         base: path or id of the model that the adapter belongs to.
+        name: of the adapter.
 
     Raises:
-        AdapterError: if there is no adapter.
+        AdapterError: if there is no such adapter.
     """
-    write_adapter(decoder, published_layout(decoder).entries, Path(folder), str(base))
+    entries = published_layout(decoder).entries
+    handling.write_adapter(decoder, entries, Path(folder), str(base), name)
