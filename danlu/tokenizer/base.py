@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from danlu.files import atomic_file, write_json, write_text
 from danlu.tokenizer.chat.chat_format import ChatFormat, ChatInput, Message, Rendered, Tool
 from danlu.tokenizer.chat.formats import find_format, format_for, format_names, format_of_template
 from danlu.tokenizer.chat.jinja_format import JinjaFormat
+from danlu.tokenizer.chat.messages import without_training_keys
 from danlu.tokenizer.chat.rendering import render_layout, with_spelled_controls
 from danlu.tokenizer.incremental import IncrementalDecoder
 from danlu.tokenizer.model import Encoded, TokenModel
@@ -263,6 +264,7 @@ class Tokenizer:
         *,
         allow_special: bool = False,
         template_options: Mapping[str, Any] | None = None,
+        learned_turns: Collection[int] | None = None,
     ) -> Rendered:
         """Turn a conversation into ids, the one way for training, evaluation and serving.
 
@@ -272,7 +274,8 @@ class Tokenizer:
         ids.
 
         Args:
-            messages: `{"role": ..., "content": ...}` in order.
+            messages: `{"role": ..., "content": ...}` in order; what a message says of training
+                (`loss`, `weight`) is not shown.
             tools: JSON schemas of functions, for templates that know tools.
             format: a built-in name, or the path of a .jinja file or a chat_template.json; default:
                 the tokenizer's own.
@@ -280,12 +283,16 @@ class Tokenizer:
             allow_special: let control tokens that a message spells become control tokens, as some
                 families' own code does; never for text of people who are not trusted.
             template_options: what the format leaves open, such as `enable_thinking`.
+            learned_turns: indices of the messages whose loss mask is needed, None for all. Others
+                may be without where a template writes them differently once later ones follow.
 
         Raises:
             TokenizerError: for a conversation or template that cannot be rendered, or options that
                 the format does not read.
         """
-        chat = ChatInput(messages, add_generation_prompt, tools, dict(template_options or {}))
+        shown = without_training_keys(messages)
+        options = dict(template_options or {})
+        chat = ChatInput(shown, add_generation_prompt, tools, options, learned_turns)
         layout = self.format_of(format).layout(self, chat)
         return render_layout(self, with_spelled_controls(self, layout) if allow_special else layout)
 

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from danlu.tokenizer.chat.chat_format import ChatInput
+from danlu.tokenizer.chat.chat_format import ChatInput, Message
 from danlu.tokenizer.chat.messages import role_of
-from danlu.tokenizer.chat.segments import Segment
+from danlu.tokenizer.chat.segments import Segment, turn_of
+
+ONLY_LAST = "earlier rounds are folded into the prompt of the last one"
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,21 @@ class Rounds:
     bare: bool = False
 
 
-def folded_rounds(chat: ChatInput, rounds: Rounds) -> tuple[list[Segment], str | None]:
+def folded_rounds(chat: ChatInput, rounds: Rounds) -> tuple[list[Segment], Message | None]:
     """Return the prompt, and the last answer if the conversation ends with one."""
     messages = list(chat.messages)
-    last = messages.pop()["content"] if role_of(messages[-1]) == "assistant" else None
+    last = messages.pop() if role_of(messages[-1]) == "assistant" else None
     asks = chat.add_generation_prompt or last is not None
     if rounds.bare and len(messages) == 1:
-        segments = [Segment(messages[0]["content"], "user")]
+        segments = [Segment(messages[0]["content"], "user", turn=turn_of(messages[0]))]
     else:
         segments = []
         for index, message in enumerate(messages):
             number = rounds.first + index // 2
             before = rounds.header.format(number) if index % 2 == 0 else rounds.answer
             after = rounds.end if index % 2 else ""
-            segments += [Segment(before), Segment(message["content"], message["role"])]
-            segments.append(Segment(after))
+            content = Segment(message["content"], message["role"], turn=turn_of(message))
+            segments += [Segment(before), content, Segment(after)]
         segments.append(Segment(rounds.answer if asks else ""))
     # What follows is encoded apart: the beginning marks the text as one of its own.
     return [Segment("", alone=True), *segments], last

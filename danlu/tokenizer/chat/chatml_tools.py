@@ -5,7 +5,7 @@ Source: the published chat templates of Qwen2.5-Instruct and Qwen3.
 
 import json
 
-from danlu.tokenizer.chat.jinja_format import Answers
+from danlu.tokenizer.chat.jinja_answers import Answers
 
 ANSWERS = Answers("<|im_start|>assistant\n", ("<|im_end|>\n",))
 STOPS = ("<|im_end|>", "<|endoftext|>")

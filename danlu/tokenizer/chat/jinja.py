@@ -28,15 +28,23 @@ _FAILURES = (
 )
 
 
+MARKERS = ("generation_begins", "generation_ends")  # variables: what `{% generation %}` writes
+
+
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`: shows its body; the mask is derived otherwise."""
+    """`{% generation %}...{% endgeneration %}`: its body between the two `MARKERS`."""
 
     tags = {"generation"}  # noqa: RUF012 (the base class wants a set)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the nodes of the body."""
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+        """Return the nodes of the body, with an output of each marker around them."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begins, ends = (
+            nodes.Output([nodes.Name(marker, "load", lineno=line)], lineno=line)
+            for marker in MARKERS
+        )
+        return [begins, *body, ends]
 
 
 def render_template(source: str, origin: str, variables: dict[str, Any], now: datetime) -> str:

@@ -2,19 +2,29 @@
 
 The template alone says what is written. Which characters are control tokens and contents is found
 with marks (`danlu.tokenizer.chat.marks`); what is learned, by rendering prefixes of the
-conversation.
+conversation (`danlu.tokenizer.chat.jinja_answers`).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from danlu.errors import TokenizerError
 from danlu.tokenizer.chat.chat_format import ChatInput, ContentSpan, Layout, Message
-from danlu.tokenizer.chat.jinja import render_template, variables_of
+from danlu.tokenizer.chat.jinja import MARKERS, render_template, variables_of
+from danlu.tokenizer.chat.jinja_answers import (
+    Answers,
+    Render,
+    answers_by_prefixes,
+    enclosed_answers,
+    first_difference,
+    marked_answers,
+    near,
+    without_thoughts,
+)
 from danlu.tokenizer.chat.marks import (
+    Marks,
     break_controls,
     choose_marks,
     content_spans,
@@ -31,21 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "observation", "ipython")
-GIVEN = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now")
-Render = Callable[[Any, bool], str]  # (messages, add_generation_prompt) -> text
-
-
-@dataclass(frozen=True)
-class Answers:
-    """How a template that we know encloses what the assistant writes.
-
-    Attributes:
-        header: what stands in front of an answer; it begins with a control token.
-        ends: what may end it, each begins with a control token; the end is learned too.
-    """
-
-    header: str
-    ends: tuple[str, ...]
+GIVEN = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now", *MARKERS)
 
 
 class JinjaFormat:
@@ -61,6 +57,7 @@ class JinjaFormat:
 
     stop_texts: tuple[str, ...] = ()
     truncation: Truncation | None = None
+    sees_prompt_whole: bool = False
 
     def __init__(
         self,
@@ -98,13 +95,21 @@ class JinjaFormat:
         text = render(chat.messages, chat.add_generation_prompt)
         self._check_tools_shown(tokenizer, chat, text, now)
         layout = self._marked_layout(tokenizer, chat, text, now)
-        layout.learned.extend(self._learned(layout, render, chat))
+        if self._answers is not None:
+            layout.learned.extend(enclosed_answers(layout, self._answers, chat.messages))
+            if self._answers.drops_thoughts:
+                layout.unlearned.update(without_thoughts(layout, chat.messages))
+        elif not layout.learned:
+            layout.learned.extend(answers_by_prefixes(render, chat, text, self._origin))
         return layout
 
     def _marked_layout(
         self, tokenizer: "Tokenizer", chat: ChatInput, text: str, now: datetime
     ) -> Layout:
-        """Return the layout of `text`, as marks in the messages tell it; nothing learned yet."""
+        """Return the layout of `text`, as marks in the messages tell it.
+
+        Nothing is learned yet, unless the template itself marks what the assistant writes.
+        """
         messages, splitter = chat.messages, tokenizer.control_splitter
         marks = choose_marks([list(messages), list(chat.tools or ()), dict(chat.options)])
         broken = break_controls(list(messages), marks, splitter)
@@ -114,7 +119,7 @@ class JinjaFormat:
             break_controls(chat.tools, marks, splitter),
             break_controls(chat.options, marks, splitter),
         )
-        render = self._renderer(tokenizer, broken_chat, now)
+        render = self._renderer(tokenizer, broken_chat, now, marks)
         prompt = chat.add_generation_prompt
         found = unmark(render(enclose_contents(broken, marks), prompt), marks)
         contents = content_spans(found, messages)
@@ -122,7 +127,8 @@ class JinjaFormat:
             found = unmark(render(broken, prompt), marks)
             _check_same(found.text, text, self._origin)
             contents = _search_contents(text, messages, self._origin)
-        return Layout(text, control_spans(found, marks, splitter), contents, [])
+        learned = marked_answers(found.generated, messages) or []
+        return Layout(text, control_spans(found, marks, splitter), contents, learned)
 
     def _check_tools_shown(
         self, tokenizer: "Tokenizer", chat: ChatInput, text: str, now: datetime
@@ -155,7 +161,10 @@ class JinjaFormat:
         after = [span for span in layout.controls if answers and span.start >= answers[0]]
         return [tokenizer.control_texts[after[0].token_id]] if after else []
 
-    def _renderer(self, tokenizer: "Tokenizer", chat: ChatInput, now: datetime) -> Render:
+    def _renderer(
+        self, tokenizer: "Tokenizer", chat: ChatInput, now: datetime, marks: Marks | None = None
+    ) -> Render:
+        """Return what renders messages; `marks` to enclose what `{% generation %}` does."""
         source = self._templates.get("tool_use") if chat.tools else None
         source = source or self.template
         if source is None:
@@ -168,7 +177,14 @@ class JinjaFormat:
             known = variables_of(source, self._origin) - {*GIVEN, *tokenizer.named}
             check_options(chat, sorted(known), f"the chat template of {self._origin}")
         tools = list(chat.tools) if chat.tools else None
-        shared = {**tokenizer.named, **chat.options, "tools": tools, "documents": None}
+        markers = ("", "") if marks is None else (marks.generated, marks.generated)
+        shared = {
+            **tokenizer.named,
+            **chat.options,
+            **dict(zip(MARKERS, markers, strict=True)),
+            "tools": tools,
+            "documents": None,
+        }
 
         def render(messages: Any, add_generation_prompt: bool) -> str:
             variables = {
@@ -180,72 +196,13 @@ class JinjaFormat:
 
         return render
 
-    def _learned(self, layout: Layout, render: Render, chat: ChatInput) -> list[tuple[int, int]]:
-        if self._answers is not None:
-            return _enclosed_answers(layout, self._answers)
-        try:
-            return [
-                _learned_span(render, chat.messages, index, layout.text, self._origin)
-                for index, message in enumerate(chat.messages)
-                if message["role"] == "assistant"
-            ]
-        except TokenizerError as error:
-            if not chat.add_generation_prompt:
-                raise
-            logger.debug("a prompt without loss mask: %s", error)
-            return []
-
-
-def _enclosed_answers(layout: Layout, answers: Answers) -> list[tuple[int, int]]:
-    """Return what stands between the header and the end of each answer, the end included.
-
-    Control tokens tell, so that no text in a message looks like either. The open header of a
-    prompt has no end, and nothing after it.
-    """
-    text = layout.text
-    ends = [
-        span.start + len(end)
-        for span in layout.controls
-        for end in answers.ends
-        if text.startswith(end, span.start)
-    ]
-    starts = [
-        span.start + len(answers.header)
-        for span in layout.controls
-        if text.startswith(answers.header, span.start)
-    ]
-    closed = [(start, [end for end in ends if end > start]) for start in starts]
-    return [(start, min(after)) for start, after in closed if after]
-
-
-def _learned_span(
-    render: Render, messages: Sequence[Message], index: int, text: str, origin: str
-) -> tuple[int, int]:
-    """Return the characters that the assistant writes in `messages[index]`.
-
-    They begin where the prompt for that answer ends and end where the conversation up to that
-    answer ends. Both must be prefixes of the whole text.
-    """
-    before = render(messages[:index], True)
-    through = render(messages[: index + 1], False)
-    for prefix, end in ((before, index), (through, index + 1)):
-        place = _first_difference(prefix, text)
-        if place < len(prefix):
-            raise TokenizerError(
-                f"The chat template of {origin} is not prefix-stable: messages[:{end}] alone and "
-                f"in the whole conversation differ at character {place}: {_near(prefix, place)} "
-                f"became {_near(text, place)}. No loss mask can be derived. Use another format, or "
-                "train on conversations that end with this answer."
-            )
-    return len(before), max(len(before), len(through))
-
 
 def _check_same(found: str, text: str, origin: str) -> None:
     if found != text:
-        place = _first_difference(found, text)
+        place = first_difference(found, text)
         raise TokenizerError(
             f"The chat template of {origin} changes the text of the messages at character "
-            f"{place}: {_near(text, place)}. Control tokens inside messages cannot be told from "
+            f"{place}: {near(text, place)}. Control tokens inside messages cannot be told from "
             "its own there. Expected contents to appear as they are; use another format."
         )
 
@@ -269,14 +226,5 @@ def _search_contents(text: str, messages: Sequence[Message], origin: str) -> lis
                 "Use another format."
             )
         start = text.index(core)
-        spans.append(ContentSpan(start, start + len(core), message["role"]))
+        spans.append(ContentSpan(start, start + len(core), message["role"], index))
     return sorted(spans, key=lambda span: span.start)
-
-
-def _first_difference(a: str, b: str) -> int:
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))
-
-
-def _near(text: str, place: int) -> str:
-    return repr(text[max(0, place - 20) : place + 20])

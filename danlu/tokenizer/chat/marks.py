@@ -6,8 +6,11 @@ that those left in the output are the template's own; two enclose each content.
 """
 
 import json
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -16,16 +19,24 @@ from danlu.tokenizer.chat.chat_format import ContentSpan, ControlSpan, Message
 from danlu.tokenizer.special import Splitter
 
 _NONCHARACTERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+_ANY_NONCHARACTER = re.compile("[\ufdd0-\ufdef]")
 _INDEX_BASE = 0x100000  # private-use characters that number the messages
 
 
 @dataclass(frozen=True)
 class Marks:
-    """The characters in use: `broken` inside control strings, `start` and `end` of contents."""
+    """The characters in use.
+
+    Attributes:
+        broken: inside control strings.
+        start, end: around contents, each followed by the number of the message.
+        generated: around what a template says the assistant writes.
+    """
 
     broken: str
     start: str
     end: str
+    generated: str
 
 
 @dataclass
@@ -36,17 +47,18 @@ class Unmarked:
     with_broken: str = ""  # the text with the `broken` marks still in
     starts: dict[int, int] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
+    generated: list[tuple[int, int]] = field(default_factory=list)
 
 
 def choose_marks(values: Any) -> Marks:
-    """Return three noncharacters that nothing in `values` contains.
+    """Return noncharacters that nothing in `values` contains.
 
     Raises:
-        TokenizerError: if there are not three left.
+        TokenizerError: if there are not enough left.
     """
-    used = set(json.dumps(values, ensure_ascii=False, default=str))
-    free = list(islice((mark for mark in _NONCHARACTERS if mark not in used), 3))
-    if len(free) < 3:
+    used = set(_ANY_NONCHARACTER.findall(json.dumps(values, ensure_ascii=False, default=str)))
+    free = list(islice((mark for mark in _NONCHARACTERS if mark not in used), len(fields(Marks))))
+    if len(free) < len(fields(Marks)):
         raise TokenizerError("The messages contain all Unicode noncharacters U+FDD0 to U+FDEF.")
     return Marks(*free)
 
@@ -91,27 +103,41 @@ def unmark(marked: str, marks: Marks) -> Unmarked:
     found = Unmarked()
     text: list[str] = []
     with_broken: list[str] = []
-    characters = iter(marked)
-    for character in characters:
-        if character == marks.broken:
-            with_broken.append(character)
-        elif character in (marks.start, marks.end):
-            index = ord(next(characters, chr(_INDEX_BASE))) - _INDEX_BASE
-            (found.starts if character == marks.start else found.ends)[index] = len(text)
+    edges: list[int] = []
+    position = length = 0
+    for mark in _pattern(marks).finditer(marked):
+        piece = marked[position : mark.start()]
+        text.append(piece)
+        with_broken.append(piece)
+        length += len(piece)
+        position = mark.end()
+        if mark[0] == marks.broken:
+            with_broken.append(marks.broken)
+        elif mark[0] == marks.generated:
+            edges.append(length)
         else:
-            text.append(character)
-            with_broken.append(character)
-    found.text, found.with_broken = "".join(text), "".join(with_broken)
+            number = ord(mark[0][1:] or chr(_INDEX_BASE)) - _INDEX_BASE
+            (found.starts if mark[0][0] == marks.start else found.ends)[number] = length
+    found.text = "".join([*text, marked[position:]])
+    found.with_broken = "".join([*with_broken, marked[position:]])
+    found.generated = list(zip(edges[::2], edges[1::2], strict=False))
     return found
+
+
+@cache
+def _pattern(marks: Marks) -> re.Pattern[str]:
+    return re.compile(f"[{marks.broken}{marks.generated}]|[{marks.start}{marks.end}].?", re.DOTALL)
 
 
 def control_spans(found: Unmarked, marks: Marks, splitter: Splitter) -> list[ControlSpan]:
     """Return the control tokens that the template wrote, as spans of the unmarked text."""
-    offsets = [0]
-    for character in found.with_broken:
-        offsets.append(offsets[-1] + (character != marks.broken))
+    breaks = [mark.start() for mark in re.finditer(marks.broken, found.with_broken)]
     return [
-        ControlSpan(offsets[part.start], offsets[part.end], part.token.token_id)
+        ControlSpan(
+            part.start - bisect_left(breaks, part.start),
+            part.end - bisect_left(breaks, part.end),
+            part.token.token_id,
+        )
         for part in splitter.split(found.with_broken)
         if part.token is not None
     ]
@@ -131,7 +157,7 @@ def content_spans(found: Unmarked, messages: Sequence[Message]) -> list[ContentS
             end = start + _common_prefix(found.text[start:], core)
         assert start is not None
         assert end is not None
-        spans.append(ContentSpan(start, end, message["role"]))
+        spans.append(ContentSpan(start, end, message["role"], index))
     return sorted(spans, key=lambda span: span.start)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from danlu.errors import TokenizerError, bullet_list, did_you_mean
-from danlu.tokenizer.chat.chat_format import ChatInput, Message
+from danlu.tokenizer.chat.chat_format import TRAINING_KEYS, ChatInput, Message
 
 
 def check_messages(
@@ -66,6 +66,18 @@ def _message_problems(
     if unknown:
         problems.append(f"this format cannot show {', '.join(unknown)}")
     return problems
+
+
+def without_training_keys(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages without what they say of training; others stay as they are."""
+    if not isinstance(messages, list | tuple):
+        return messages
+    return [
+        {key: value for key, value in message.items() if key not in TRAINING_KEYS}
+        if isinstance(message, Mapping) and not TRAINING_KEYS.isdisjoint(message)
+        else message
+        for message in messages
+    ]
 
 
 def role_of(message: Message) -> object:

@@ -13,9 +13,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from danlu.tokenizer.chat.chat_format import ChatInput, Message
+from danlu.tokenizer.chat.chat_format import NO_TURN, ChatInput, Message
 from danlu.tokenizer.chat.messages import alternating, ends_with_user
-from danlu.tokenizer.chat.segments import Kept, Measure, Segment, SegmentFormat
+from danlu.tokenizer.chat.segments import Kept, Measure, Segment, SegmentFormat, turn_of
 
 SENTENCE = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -81,25 +81,25 @@ def one_text_format(
 
 
 def _message(style: Style, message: Message, separator: str, is_last: bool) -> list[Segment]:
-    content, role = message["content"], message["role"]
+    content, role, turn = message["content"], message["role"], turn_of(message)
     if role == "user":
-        return [*_pieces(style.user), Segment(content, role), *_pieces(separator)]
+        return [*_pieces(style.user), Segment(content, role, turn=turn), *_pieces(separator)]
     header = style.asking if is_last else style.assistant
     space = "" if is_last else " " * header.endswith(" ")
     return [
         *_pieces(header.removesuffix(space)),
-        Segment(space, learn=True),
-        Segment(content, role, learn=True),
-        *_pieces(separator, learn=True),
+        Segment(space, learn=True, turn=turn),
+        Segment(content, role, learn=True, turn=turn),
+        *_pieces(separator, learn=True, turn=turn),
     ]
 
 
-def _pieces(text: str, learn: bool = False) -> list[Segment]:
+def _pieces(text: str, learn: bool = False, turn: int = NO_TURN) -> list[Segment]:
     """Return what the format adds: a control token, or text, or one and then the other."""
     control = next((token for token in (START, MIDDLE, END) if text.startswith(token)), "")
     return [
-        Segment(control, control=True, learn=learn),
-        Segment(text.removeprefix(control), learn=learn),
+        Segment(control, control=True, learn=learn, turn=turn),
+        Segment(text.removeprefix(control), learn=learn, turn=turn),
     ]
 
 

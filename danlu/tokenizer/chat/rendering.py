@@ -9,17 +9,29 @@ own begins.
 import itertools
 from bisect import bisect_right
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from danlu.tokenizer.chat.chat_format import CONTROL, ContentSpan, ControlSpan, Layout, Rendered
+from danlu.tokenizer.chat.chat_format import (
+    CONTROL,
+    NOT_LEARNED,
+    ContentSpan,
+    ControlSpan,
+    Layout,
+    LearnedSpan,
+    Rendered,
+)
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
 
+_NOBODY = ContentSpan(0, 0, CONTROL)
+_start = attrgetter("start")
+
 
 def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
     """Encode a layout; see `Rendered` for what comes out."""
-    rendered = Rendered([], layout.text, [], [], [])
+    rendered = Rendered([], layout.text, [], [], [], unlearned=layout.unlearned)
     after_control = False
     for start, end, control in _runs(layout):
         if control is not None:
@@ -31,13 +43,30 @@ def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
             encoded = tokenizer.encode_spans(layout.text[start:end], prefix=prefix)
             rendered.ids.extend(encoded.ids)
             rendered.spans.extend((start + a, start + b) for a, b in encoded.spans)
-        learn = control.learn if control is not None and start == end else False
-        learn = learn or (end > start and _covers(layout.learned, start))
-        added = len(rendered.ids) - len(rendered.loss_mask)
-        rendered.loss_mask.extend([learn] * added)
-        rendered.roles.extend(_roles(layout, rendered.spans[-added:] if added else [], control))
+        _describe(rendered, layout, start, control)
         after_control = control is not None
     return rendered
+
+
+def _describe(rendered: Rendered, layout: Layout, start: int, control: ControlSpan | None) -> None:
+    """Say of the ids of the run from `start` whose they are, and whether they are learned."""
+    first = len(rendered.loss_mask)
+    ids, spans = rendered.ids[first:], rendered.spans[first:]
+    learned = _covering(layout.learned, start)
+    if control is not None:
+        shown = control.end > control.start
+        learn = learned is not None if shown else control.learn
+        label = NOT_LEARNED if control.label is None else control.label
+        rendered.roles.append(CONTROL)
+        rendered.turns.append(learned.turn if shown and learned else control.turn)
+        rendered.labels.append(control.token_id if learn else label)
+    else:
+        learn = learned is not None
+        owners = [_owner(layout.contents, *span) for span in spans]
+        rendered.roles.extend([owner.role for owner in owners])
+        rendered.turns.extend([learned.turn if learned else owner.turn for owner in owners])
+        rendered.labels.extend(ids if learn else [NOT_LEARNED] * len(ids))
+    rendered.loss_mask.extend([learn] * len(ids))
 
 
 def with_spelled_controls(tokenizer: "Tokenizer", layout: Layout) -> Layout:
@@ -57,7 +86,8 @@ def with_spelled_controls(tokenizer: "Tokenizer", layout: Layout) -> Layout:
 
 def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
     """Return (start, end, control) of every run that is encoded on its own."""
-    cuts = sorted({position for span in layout.learned for position in span} | layout.beginnings)
+    ends = {edge for span in layout.learned for edge in (span.start, span.end)}
+    cuts = sorted(ends | layout.beginnings)
     runs: list[tuple[int, int, ControlSpan | None]] = []
     position = 0
     end_of_text = ControlSpan(len(layout.text), len(layout.text), -1)
@@ -71,20 +101,14 @@ def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
     return runs
 
 
-def _covers(spans: list[tuple[int, int]], position: int) -> bool:
-    index = bisect_right(spans, position, key=lambda span: span[0]) - 1
-    return index >= 0 and position < spans[index][1]
+def _covering(spans: list[LearnedSpan], position: int) -> LearnedSpan | None:
+    index = bisect_right(spans, position, key=_start) - 1
+    return spans[index] if index >= 0 and position < spans[index].end else None
 
 
-def _roles(layout: Layout, spans: list[tuple[int, int]], control: ControlSpan | None) -> list[str]:
-    if control is not None:
-        return [CONTROL]
-    return [_role_of(layout.contents, start, end) for start, end in spans]
-
-
-def _role_of(contents: list[ContentSpan], start: int, end: int) -> str:
-    """Return the role of the content that a token begins in or, after a space, runs into."""
-    index = bisect_right(contents, max(start, end - 1), key=lambda span: span.start) - 1
+def _owner(contents: list[ContentSpan], start: int, end: int) -> ContentSpan:
+    """Return the content that a token begins in or, after a space, runs into."""
+    index = bisect_right(contents, max(start, end - 1), key=_start) - 1
     if index >= 0 and start < contents[index].end:
-        return contents[index].role
-    return CONTROL
+        return contents[index]
+    return _NOBODY

@@ -2,8 +2,10 @@
 
 The ids are: the system text, then for each message the reserved id of its role and the message
 encoded on its own; the assistant's id asks for the answer. Learned: the answers, and the end of
-the last one. The end of an earlier answer stands in no prompt, so none is put there.
-Source: `build_chat_input` in `generation_utils.py` of Baichuan-13B-Chat and Baichuan2-13B-Chat.
+the last one. The end of an earlier answer stands in no prompt, so none is put there; training
+teaches it in place of the user's id that follows the answer.
+Source: `build_chat_input` in `generation_utils.py` of Baichuan-13B-Chat and Baichuan2-13B-Chat;
+labels as in `SupervisedDataset.preprocessing` of `fine-tune.py` of Baichuan2.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from danlu.tokenizer.chat.messages import (
     rounds_of,
     split_system,
 )
-from danlu.tokenizer.chat.segments import Kept, Measure, Segment, SegmentFormat
+from danlu.tokenizer.chat.segments import Kept, Measure, Segment, SegmentFormat, turn_of
 
 END = "</s>"
 
@@ -30,7 +32,8 @@ def reserved_format(name: str, user: str, assistant: str) -> SegmentFormat:
         answered = role_of(chat.messages[-1]) == "assistant"
         if chat.add_generation_prompt:  # an answer that was begun is continued
             return segments if answered else [*segments, Segment(assistant, control=True)]
-        return [*segments, Segment(END, control=True, learn=True)] if answered else segments
+        end = Segment(END, control=True, learn=True, turn=turn_of(chat.messages[-1]))
+        return [*segments, end] if answered else segments
 
     def newest_rounds(messages: Sequence[Message], max_tokens: int, measure: Measure) -> Kept:
         """Keep rounds, newest first, while they and the system text fit; always the newest.
@@ -58,13 +61,23 @@ def reserved_format(name: str, user: str, assistant: str) -> SegmentFormat:
 
 
 def _written(messages: Sequence[Message], marks: dict[str, str]) -> list[Segment]:
-    return [part for message in messages for part in _turn(message, marks)]
+    before: Sequence[Message | None] = [None, *messages]
+    return [
+        part
+        for previous, message in zip(before, messages, strict=False)
+        for part in _turn(message, previous, marks)
+    ]
 
 
-def _turn(message: Message, marks: dict[str, str]) -> list[Segment]:
-    role = message["role"]
-    mark = [Segment(marks[role], control=True)] if role in marks else []
-    return [*mark, Segment(message["content"], role, learn=role == "assistant", alone=True)]
+def _turn(message: Message, previous: Message | None, marks: dict[str, str]) -> list[Segment]:
+    role, turn = message["role"], turn_of(message)
+    content = Segment(message["content"], role, learn=role == "assistant", alone=True, turn=turn)
+    if role not in marks:
+        return [content]
+    if previous is None or previous["role"] != "assistant":
+        return [Segment(marks[role], control=True), content]
+    mark = Segment(marks[role], control=True, turn=turn_of(previous), label=END)
+    return [mark, content]
 
 
 def _problems(chat: ChatInput) -> list[str]:

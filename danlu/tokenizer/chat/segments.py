@@ -1,19 +1,22 @@
 """Built-in chat formats as code: one function from a conversation to stretches of text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from danlu.errors import TokenizerError, did_you_mean
 from danlu.tokenizer.chat.chat_format import (
     CONTROL,
+    NO_TURN,
+    TURN,
     ChatInput,
     ContentSpan,
     ControlSpan,
     Layout,
+    LearnedSpan,
     Message,
 )
-from danlu.tokenizer.chat.messages import check_messages
+from danlu.tokenizer.chat.messages import check_messages, role_of
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
@@ -30,6 +33,8 @@ class Segment:
         learn: is it something the assistant writes?
         alone: is it the beginning of a text that is encoded apart from what precedes it?
         token: the control token, where it is another than the text (or has no text).
+        turn: index of the message that it is a part of (see `turn_of`).
+        label: the control token that is learned in place of this one, "" for none.
     """
 
     text: str
@@ -38,6 +43,8 @@ class Segment:
     learn: bool = False
     alone: bool = False
     token: str = ""
+    turn: int = NO_TURN
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,15 @@ Measure = Callable[[list[Segment]], int]  # how many ids segments become
 Truncation = Callable[[Sequence[Message], int, Measure], Kept]  # (messages, max_tokens, measure)
 
 
-def hidden(token: str, learn: bool = False) -> Segment:
+def hidden(token: str, learn: bool = False, turn: int = NO_TURN) -> Segment:
     """Return a control token that is in the ids and not in the text."""
-    return Segment("", control=True, learn=learn, token=token)
+    return Segment("", control=True, learn=learn, token=token, turn=turn)
+
+
+def turn_of(message: Message) -> int:
+    """Return the index that a message had in the conversation, `NO_TURN` for one made up."""
+    turn: int = message.get(TURN, NO_TURN)
+    return turn
 
 
 def _no_problems(chat: ChatInput) -> list[str]:
@@ -80,6 +93,9 @@ class SegmentFormat:
         stop_texts: texts that end an answer, beside the control tokens.
         truncation: the family's own rule for a history that is too long.
         knows_tools: can it show tools?
+        only_last: why only the last answer of a conversation is learned, "" if all are.
+        sees_prompt_whole: does the model see every token of the prompt at once? Then none of them
+            can be learned.
     """
 
     name: str
@@ -91,6 +107,8 @@ class SegmentFormat:
     stop_texts: tuple[str, ...] = ()
     truncation: Truncation | None = None
     knows_tools: bool = False
+    only_last: str = ""
+    sees_prompt_whole: bool = False
 
     def layout(self, tokenizer: "Tokenizer", chat: ChatInput) -> Layout:
         """Write a conversation.
@@ -107,7 +125,14 @@ class SegmentFormat:
         listed = isinstance(chat.messages, Sequence) and not isinstance(chat.messages, str)
         further = self.problems(chat) if listed else []
         check_messages(chat.messages, self.roles, ("role", "content"), further)
-        return layout_of(tokenizer, self.segments(chat))
+        numbered = [{**message, TURN: index} for index, message in enumerate(chat.messages)]
+        layout = layout_of(tokenizer, self.segments(replace(chat, messages=numbered)))
+        if self.only_last:
+            answers = [
+                turn for turn, message in enumerate(numbered) if role_of(message) == "assistant"
+            ]
+            layout.unlearned.update(dict.fromkeys(answers[:-1], self.only_last))
+        return layout
 
     def end_of_turn(self, tokenizer: "Tokenizer") -> list[str]:
         """Return the control tokens that end an assistant turn."""
@@ -132,14 +157,20 @@ def layout_of(tokenizer: "Tokenizer", segments: Sequence[Segment]) -> Layout:
     for segment in segments:
         end = start + len(segment.text)
         if segment.control:
-            token_id = tokenizer.control_id(segment.token or segment.text)
-            layout.controls.append(ControlSpan(start, end, token_id, segment.learn))
+            layout.controls.append(_control_span(tokenizer, segment, start, end))
         elif segment.role != CONTROL:
-            layout.contents.append(ContentSpan(start, end, segment.role))
+            layout.contents.append(ContentSpan(start, end, segment.role, segment.turn))
         if segment.learn and end > start:
-            touches = bool(layout.learned) and layout.learned[-1][1] == start
-            layout.learned.append((layout.learned.pop()[0] if touches else start, end))
+            touches = bool(layout.learned) and layout.learned[-1][1:] == (start, segment.turn)
+            first = layout.learned.pop().start if touches else start
+            layout.learned.append(LearnedSpan(first, end, segment.turn))
         if segment.alone:
             layout.beginnings.add(start)
         start = end
     return layout
+
+
+def _control_span(tokenizer: "Tokenizer", segment: Segment, start: int, end: int) -> ControlSpan:
+    token_id = tokenizer.control_id(segment.token or segment.text)
+    label = tokenizer.control_id(segment.label) if segment.label else None
+    return ControlSpan(start, end, token_id, segment.learn, segment.turn, label)

@@ -94,6 +94,9 @@ def last_ids(rendered: Rendered, count: int | None) -> Rendered:
         roles=rendered.roles[first:],
         loss_mask=rendered.loss_mask[first:],
         spans=[(a - start, b - start) for a, b in rendered.spans[first:]],
+        turns=rendered.turns[first:],
+        labels=rendered.labels[first:],
+        unlearned=rendered.unlearned,
     )
 
 

@@ -7,8 +7,8 @@ Source: `ChatGLMTokenizer.build_prompt` in `tokenization_chatglm.py`, and the fa
 
 from danlu.tokenizer.chat.chat_format import ChatInput
 from danlu.tokenizer.chat.messages import taking_turns
-from danlu.tokenizer.chat.segments import Segment, SegmentFormat, hidden
-from danlu.tokenizer.folded import Rounds, folded_rounds
+from danlu.tokenizer.chat.segments import Segment, SegmentFormat, hidden, turn_of
+from danlu.tokenizer.folded import ONLY_LAST, Rounds, folded_rounds
 
 END = "</s>"
 ROUNDS = Rounds(first=1, header="[Round {}]\n\n问：", answer="\n\n答：", end="\n\n")
@@ -32,8 +32,9 @@ def write(chat: ChatInput) -> list[Segment]:
     segments = [hidden("[gMASK]"), hidden("sop"), *prompt]
     if answer is None:
         return segments
-    written = Segment(answer, "assistant", learn=True, alone=True)
-    return [*segments, written, hidden(END, learn=True)]
+    turn = turn_of(answer)
+    written = Segment(answer["content"], "assistant", learn=True, alone=True, turn=turn)
+    return [*segments, written, hidden(END, learn=True, turn=turn)]
 
 
 FORMAT = SegmentFormat(
@@ -43,4 +44,5 @@ FORMAT = SegmentFormat(
     segments=write,
     template=TEMPLATE,  # shows the two control tokens, which other tools put in only by their text
     problems=taking_turns,
+    only_last=ONLY_LAST,
 )

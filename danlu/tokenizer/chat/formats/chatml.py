@@ -4,8 +4,8 @@ Learned: the assistant's content, its `<|im_end|>` and the newline after it, as 
 `finetune.py`; never the role header. No system message is made up where none is given.
 """
 
-from danlu.tokenizer.chat.chat_format import CONTROL, ChatInput
-from danlu.tokenizer.chat.segments import Segment, SegmentFormat
+from danlu.tokenizer.chat.chat_format import CONTROL, NO_TURN, ChatInput, Message
+from danlu.tokenizer.chat.segments import Segment, SegmentFormat, turn_of
 
 START = "<|im_start|>"
 END = "<|im_end|>"
@@ -19,17 +19,18 @@ TEMPLATE = (
 
 def write(chat: ChatInput) -> list[Segment]:
     """Return the segments of a conversation."""
-    segments = [part for message in chat.messages for part in turn(**message)]
+    segments = [part for message in chat.messages for part in turn(message)]
     return segments + (header("assistant") if chat.add_generation_prompt else [])
 
 
-def turn(role: str, content: str, alone: bool = False) -> list[Segment]:
+def turn(message: Message, alone: bool = False) -> list[Segment]:
     """Return the segments of one message; `alone` encodes its content apart from the header."""
+    role, number = message["role"], turn_of(message)
     learn = role == "assistant"
     return [
         *header(role),
-        Segment(content, role, learn=learn, alone=alone),
-        *end_of_turn(learn),
+        Segment(message["content"], role, learn=learn, alone=alone, turn=number),
+        *end_of_turn(learn, number),
     ]
 
 
@@ -38,9 +39,13 @@ def header(role: str) -> list[Segment]:
     return [Segment(START, CONTROL, control=True), Segment(f"{role}\n")]
 
 
-def end_of_turn(learn: bool) -> list[Segment]:
-    """Return what closes a message."""
-    return [Segment(END, CONTROL, control=True, learn=learn), Segment("\n", CONTROL, learn=learn)]
+def end_of_turn(learn: bool, turn: int = NO_TURN) -> list[Segment]:
+    """Return what closes a message, which is a part of it where it is learned."""
+    number = turn if learn else NO_TURN
+    return [
+        Segment(END, control=True, learn=learn, turn=number),
+        Segment("\n", learn=learn, turn=number),
+    ]
 
 
 FORMAT = SegmentFormat(

@@ -6,7 +6,7 @@ Source: `Llama.chat_completion` in `llama/generation.py` of facebookresearch/lla
 
 from danlu.tokenizer.chat.chat_format import ChatInput, Message
 from danlu.tokenizer.chat.messages import role_of, rounds_of, split_system, taking_turns
-from danlu.tokenizer.chat.segments import Segment, SegmentFormat
+from danlu.tokenizer.chat.segments import Segment, SegmentFormat, turn_of
 
 BOS, EOS = "<s>", "</s>"
 TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
@@ -36,29 +36,34 @@ def write(chat: ChatInput) -> list[Segment]:
 
 
 def _round(messages: list[Message], system: list[Message]) -> list[Segment]:
-    question, *answers = (message["content"] for message in messages)
-    asked = question.rstrip() if system else question.strip()
+    question, *answers = messages
+    content = question["content"]
+    asked = content.rstrip() if system else content.strip()
     segments = [
         Segment(BOS, control=True),
         Segment("[INST] ", alone=True),
-        *(part for message in system for part in _system(message["content"], bool(asked))),
-        Segment(asked, "user"),
+        *(part for message in system for part in _system(message, bool(asked))),
+        Segment(asked, "user", turn=turn_of(question)),
         Segment(" [/INST]"),
     ]
-    for answer in answers:
-        segments += [
-            Segment(" ", learn=True),
-            Segment(answer.strip(), "assistant", learn=True),
-            Segment(" ", learn=True),
-            Segment(EOS, control=True, learn=True),
-        ]
-    return segments
+    return segments + [part for answer in answers for part in _answer(answer)]
 
 
-def _system(content: str, followed: bool) -> list[Segment]:
+def _answer(message: Message) -> list[Segment]:
+    turn = turn_of(message)
+    return [
+        Segment(" ", learn=True, turn=turn),
+        Segment(message["content"].strip(), "assistant", learn=True, turn=turn),
+        Segment(" ", learn=True, turn=turn),
+        Segment(EOS, control=True, learn=True, turn=turn),
+    ]
+
+
+def _system(message: Message, followed: bool) -> list[Segment]:
     """Return the system block; what follows it is stripped together with it."""
     closing = "\n<</SYS>>" + ("\n\n" if followed else "")
-    return [Segment("<<SYS>>\n"), Segment(content, "system"), Segment(closing)]
+    content = Segment(message["content"], "system", turn=turn_of(message))
+    return [Segment("<<SYS>>\n"), content, Segment(closing)]
 
 
 def problems(chat: ChatInput) -> list[str]:

@@ -1,6 +1,7 @@
 """Llama-3 chat: role headers between control tokens, contents stripped, `<|eot_id|>` at the end."""
 
-from danlu.tokenizer.chat.jinja_format import Answers, JinjaFormat
+from danlu.tokenizer.chat.jinja_answers import Answers
+from danlu.tokenizer.chat.jinja_format import JinjaFormat
 
 ANSWERS = Answers("<|start_header_id|>assistant<|end_header_id|>\n\n", ("<|eot_id|>", "<|eom_id|>"))
 TEMPLATE = (

@@ -26,7 +26,7 @@ def write(chat: ChatInput) -> list[Segment]:
     """Return the segments of a conversation."""
     system, turns = split_system(chat.messages)
     system = system or [{"role": "system", "content": SYSTEM}]
-    segments = [part for message in [*system, *turns] for part in turn(**message, alone=True)]
+    segments = [part for message in [*system, *turns] for part in turn(message, alone=True)]
     return segments + (header("assistant") if chat.add_generation_prompt else [])
 
 

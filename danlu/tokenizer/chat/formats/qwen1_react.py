@@ -10,18 +10,17 @@ Source: `examples/react_demo.py` of QwenLM/Qwen.
 from collections.abc import Sequence
 
 from danlu.tokenizer.chat.chat_format import ChatInput, Message
-from danlu.tokenizer.chat.formats.chatml import END, START, end_of_turn, header
+from danlu.tokenizer.chat.formats.chatml import END, START, end_of_turn, header, turn
 from danlu.tokenizer.chat.formats.qwen1_chat import SYSTEM
 from danlu.tokenizer.chat.messages import role_of, rounds_of, split_system
 from danlu.tokenizer.chat.react import OBSERVATION, question_with_tools
-from danlu.tokenizer.chat.segments import Segment, SegmentFormat
+from danlu.tokenizer.chat.segments import Segment, SegmentFormat, turn_of
 
 
 def write(chat: ChatInput) -> list[Segment]:
     """Return the segments of a conversation."""
     system, turns = split_system(chat.messages)
-    content = system[0]["content"] if system else SYSTEM
-    segments = [*header("system"), Segment(content, "system", alone=True), *end_of_turn(False)]
+    segments = turn(system[0] if system else {"role": "system", "content": SYSTEM}, alone=True)
     rounds = rounds_of(turns)
     for index, messages in enumerate(rounds):
         shown = chat.tools if index == max(0, len(rounds) - 2) else None
@@ -35,24 +34,30 @@ def _round(messages: Sequence[Message], instructions: str, is_open: bool) -> lis
     asked = (instructions + question["content"]).lstrip("\n").rstrip()
     shown = asked[len(instructions) :] if asked.startswith(instructions) else ""
     before = asked[: len(asked) - len(shown)]
-    segments = [*header("user"), Segment(before, alone=True), Segment(shown, "user")]
+    segments = [
+        *header("user"),
+        Segment(before, alone=True),
+        Segment(shown, "user", turn=turn_of(question)),
+    ]
     segments += end_of_turn(False)
     if is_open or answers:
         segments += [*header("assistant"), Segment("", alone=True), *_answer(answers)]
-    return segments if is_open or not answers else segments + end_of_turn(True)
+    if is_open or not answers:
+        return segments
+    return segments + end_of_turn(True, turn_of(answers[-1]))
 
 
 def _answer(messages: Sequence[Message]) -> list[Segment]:
     """Return the assistant's turn without white space around it."""
     segments: list[Segment] = []
     for index, message in enumerate(messages):
-        text = message["content"].rstrip()
+        text, number = message["content"].rstrip(), turn_of(message)
         if message["role"] == "tool":
-            segments += [Segment(f"\n{OBSERVATION} "), Segment(text, "tool")]
+            segments += [Segment(f"\n{OBSERVATION} "), Segment(text, "tool", turn=number)]
         else:
-            text = text.lstrip("\n")
-            space = "\n" if index else ""
-            segments += [Segment(space, learn=True), Segment(text, "assistant", learn=True)]
+            space = Segment("\n" if index else "", learn=True, turn=number)
+            written = Segment(text.lstrip("\n"), "assistant", learn=True, turn=number)
+            segments += [space, written]
     return segments
 
 

@@ -6,6 +6,8 @@ one, where it is the last message; it is learned with the answer.
 Source: the published chat template of Qwen3.
 """
 
+from dataclasses import replace
+
 from danlu.tokenizer.chat.chatml_tools import ANSWERS, RESULT, STOPS, calls, system_block
 from danlu.tokenizer.chat.jinja_format import JinjaFormat
 
@@ -59,5 +61,5 @@ FORMAT = JinjaFormat(
     "the built-in format 'qwen3-chat'",
     name="qwen3-chat",
     stops=STOPS,
-    answers=ANSWERS,
+    answers=replace(ANSWERS, drops_thoughts=True),
 )
