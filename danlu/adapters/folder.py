@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.adapters.method import AdapterContent, AdapterSource
+from danlu.adapters.ptuning_v2 import find_encoder
 from danlu.errors import AdapterError
 from danlu.files import atomic_file, write_json
 from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
@@ -20,6 +21,8 @@ def open_folder(folder: Path) -> AdapterSource:
     Raises:
         AdapterError: if its config cannot be read or its weights are missing.
     """
+    if not (folder / CONFIG_FILE).exists() and (encoder := find_encoder(folder)):
+        return encoder
     return AdapterSource(folder, _read_config(folder / CONFIG_FILE), _weight_file(folder))
 
 

@@ -43,7 +43,10 @@ class PromptConfig(Config):
     )
     num_tokens: int = Field(20, description="virtual tokens in front of every text", ge=1)
     init_text: str | None = Field(
-        None, description="they begin as the embeddings of this text; null: drawn"
+        None, description="they begin as the embeddings of this text; null: drawn tokens"
+    )
+    init_ids: list[int] | None = Field(
+        None, description="the tokens they begin as, cut or repeated; null: those of init_text"
     )
 
 

@@ -5,13 +5,19 @@ from pathlib import Path
 import torch
 
 from danlu.adapters import handling
+from danlu.adapters.methods.prompt import with_tokens
 from danlu.config.base import Config
 from danlu.loading.layout import published_layout
 from danlu.models.decoder import Decoder
+from danlu.tokenizer import Tokenizer
 
 
 def attach_adapter(
-    decoder: Decoder, config: Config, generator: torch.Generator, name: str = handling.DEFAULT
+    decoder: Decoder,
+    config: Config,
+    generator: torch.Generator,
+    name: str = handling.DEFAULT,
+    tokenizer: Tokenizer | None = None,
 ) -> list[str]:
     """Put a fresh adapter on `decoder`, freeze everything else, and return what it adapts.
 
@@ -20,10 +26,13 @@ def attach_adapter(
         config: of any method; layers may be named as here or as in the published checkpoint.
         generator: draws its numbers.
         name: to tell it from other adapters.
+        tokenizer: makes tokens of a text that the config begins with.
 
     Raises:
         AdapterError: if the config does not fit the base.
     """
+    if tokenizer is not None:
+        config = with_tokens(config, tokenizer.encode)
     entries = published_layout(decoder).entries
     return handling.attach_adapter(decoder, config, generator, name, entries)
 

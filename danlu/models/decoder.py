@@ -199,6 +199,20 @@ class Decoder(nn.Module):
         return [block for block in self.model.layers if isinstance(block, DecoderBlock)]
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.config.vocab_size
+
+    def text_position(self, num_tokens: int) -> int:
+        """Return where a text begins behind so many trained keys and values."""
+        return num_tokens if self.config.counts_prefix else 0
+
+    def token_embeddings(self, tokens_P: Tensor) -> Tensor:
+        """Return the embeddings [P, D] of tokens."""
+        embedded_PD: Tensor = self.model.embed_tokens(tokens_P)
+        return embedded_PD
+
+    @property
     def max_text_tokens(self) -> int:
         """Tokens that a text may have: the context, less what a prefix takes of it."""
         taken = 0 if self.prefix is None else self.prefix.first_position

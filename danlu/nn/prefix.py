@@ -73,6 +73,24 @@ class Prefixable(Protocol):
     def dtype(self) -> torch.dtype:
         """The dtype it computes in."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have embeddings."""
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Tokens that a text may have."""
+
+    def text_position(self, num_tokens: int) -> int:
+        """Return where a text begins behind so many trained keys and values."""
+
+    def token_embeddings(self, tokens_P: Tensor) -> Tensor:
+        """Return the embeddings [P, D] of tokens."""
+
     def run_virtual(self, embedded_PD: Tensor, attn: AttentionContext) -> None:
         """Run a text of virtual tokens, given by their embeddings, for what `attn` gets of it."""
 
