@@ -121,7 +121,9 @@ def objective_of(name: str, reference: Decoder) -> Objective[Any]:
         return Kto(config, Other(reference))
     if isinstance(config, RewardConfig):
         return RewardModel(config)
-    return {"simpo": simpo, "cpo": cpo, "orpo": Orpo}[config.method](config)
+    if isinstance(config, SimpoConfig):
+        return simpo(config)
+    return cpo(config) if isinstance(config, CpoConfig) else Orpo(config)
 
 
 def batch_of(name: str) -> PairBatch | JudgedBatch:
@@ -227,9 +229,9 @@ def test_the_step_does_not_depend_on_the_micro_batches(
 def step(objective: Objective[Any], model: Decoder, batches: Sequence[Any]) -> tuple[float, int]:
     begin_step(objective, model, batches)
     results = [objective.loss(model, batch) for batch in batches]
-    for loss, _ in results:
-        loss.backward()
-    return sum(loss.item() for loss, _ in results), sum(terms for _, terms in results)
+    total = torch.stack([loss for loss, _ in results]).sum()
+    total.backward()
+    return float(total), sum(int(terms) for _, terms in results)
 
 
 def parts_of(name: str, size: int) -> list[Any]:

@@ -81,9 +81,12 @@ def test_memory_of_a_pair_is_that_of_its_tokens() -> None:
     decoder = tiny_decoder("llama")
     hidden_BTD, targets_BT = inputs(decoder)
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
-    ):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         token_log_probs(decoder, hidden_BTD, targets_BT, chunk_tokens=4)
     num_targets = int((targets_BT != IGNORE).sum())
     assert num_targets * decoder.config.vocab_size not in kept

@@ -113,7 +113,7 @@ class SimpoConfig(Config):
     beta: float = Field(2.0, gt=0, description="scale of the mean log-probability per token")
     gamma: float = Field(0.5, ge=0, description="margin that is asked for; not multiplied by beta")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="part of the labels that is wrong"
+        0.0, ge=0, lt=0.5, description="part of the pairs whose labels are wrong"
     )
     sft_weight: float = Field(
         0.0, ge=0, description="add this times the cross-entropy of the chosen answers (per token)"
@@ -126,7 +126,7 @@ class CpoConfig(Config):
     method: Literal["cpo"] = Field("cpo", description="cpo: pairs, without a reference model")
     beta: float = Field(0.1, gt=0, description="scale of the difference of log-probabilities")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="part of the labels that is wrong"
+        0.0, ge=0, lt=0.5, description="part of the pairs whose labels are wrong"
     )
     sft_weight: float = Field(
         1.0, ge=0, description="add this times the cross-entropy of the chosen answers (per token)"

@@ -5,9 +5,9 @@ oldest rounds of its prompt, the same in both; the system text and the last ques
 Where that is not enough, the ends of the answers are cut, as TRL cuts them (``keep_start``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from danlu.data.examples import ASSISTANT, LabelledAnswer, Message, PreferencePair, Tool
 from danlu.data.ledger import Ledger
@@ -36,7 +36,10 @@ class Rendering:
     long: Literal["truncate", "drop"] = "truncate"
 
     def answered(
-        self, prompt: Sequence[Message], answer: Sequence[Message], tools: Sequence[Tool] | None
+        self,
+        prompt: Iterable[Mapping[str, Any]],
+        answer: Iterable[Message],
+        tools: Sequence[Tool] | None,
     ) -> AnsweredPrompt:
         """Return the tokens of a prompt with an answer, of any length."""
         messages = [*map(_not_judged, prompt), *answer]
@@ -92,9 +95,10 @@ def encode_comparisons(
     with working(progress or Silent(), "encode pairs", len(pairs)) as report:
         for pair in pairs:
             answers = [pair.chosen, pair.rejected]
-            sequences, left_out = rendering.fitted(pair.prompt, answers, pair.tools)
-            if _is_kept(ledger, pair.origin, _pair_problem(*sequences), left_out, rendering):
-                comparisons.append(Comparison(*sequences, pair.origin, pair.margin))
+            (chosen, rejected), left_out = rendering.fitted(pair.prompt, answers, pair.tools)
+            problem = _pair_problem(chosen, rejected)
+            if _is_kept(ledger, pair.origin, problem, left_out, rendering):
+                comparisons.append(Comparison(chosen, rejected, pair.origin, pair.margin))
             report.advance(1)
     return comparisons
 
@@ -129,8 +133,8 @@ def labelled(pair: PreferencePair) -> list[LabelledAnswer]:
     ]
 
 
-def _not_judged(message: Message) -> Message:
-    return {**message, "loss": False} if message.get("role") == ASSISTANT else message
+def _not_judged(message: Mapping[str, Any]) -> Message:
+    return {**message, **({"loss": False} if message.get("role") == ASSISTANT else {})}
 
 
 def _refuse_equal(pairs: Iterable[PreferencePair]) -> None:

@@ -139,9 +139,11 @@ def collate_sequences(
         targets[start : end - 1] = np.where(judged, labels, sequence.ids[1:])
         in_answer[start : end - 1] = judged
         start = end
-    rows = (torch.from_numpy(array)[None] for array in (tokens, targets, documents, in_answer))
     return Sequences(
-        *rows,
+        torch.from_numpy(tokens)[None],
+        torch.from_numpy(targets)[None],
+        torch.from_numpy(documents)[None],
+        torch.from_numpy(in_answer)[None],
         last_S=torch.tensor(lengths).cumsum(0) - 1,
         lengths_S=torch.tensor([sequence.answer_length for sequence in answered]),
         reference_S=None if reference is None else torch.tensor(reference, dtype=torch.float32),

@@ -64,7 +64,8 @@ class Dpo:
         reference_S = self._reference.log_probs(model, sequences)  # first: it leaves nothing behind
         policy_S = answer_log_probs(model, sequences)
         policy, ratios_S = pair_log_probs(policy_S, sequences), policy_S - reference_S
-        ratios = LogRatios(*ratios_S.chunk(2), policy.chosen_lengths_N, policy.rejected_lengths_N)
+        c, r = ratios_S.chunk(2)
+        ratios = LogRatios(c, r, policy.chosen_lengths_N, policy.rejected_lengths_N)
         loss = self._loss(ratios, self._config).sum()
         if self._config.sft_weight:
             scale = self._pairs_per_token or pairs_per_token([batch])

@@ -40,7 +40,8 @@ def answer_log_probs(model: Decoder, sequences: Sequences) -> Tensor:
 
 def pair_log_probs(sums_S: Tensor, sequences: Sequences) -> PairLogProbs:
     """Return the sums of all answers as those of the chosen and of the rejected ones."""
-    return PairLogProbs(*sums_S.chunk(2), *sequences.lengths_S.chunk(2))
+    (chosen_N, rejected_N), lengths = sums_S.chunk(2), sequences.lengths_S.chunk(2)
+    return PairLogProbs(chosen_N, rejected_N, *lengths)
 
 
 def pairs_per_token(batches: Sequence[PairBatch]) -> float:
