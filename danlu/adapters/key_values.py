@@ -92,7 +92,7 @@ def table_of_tokens(model: Prefixable, tokens_P: Tensor) -> Tensor:
     """Return the table [P, N], float32, of a text: what the model itself keeps of it."""
     recorder = KeyValueRecorder(len(tokens_P), model.device)
     model.run_virtual(model.token_embeddings(tokens_P.to(model.device)), recorder)
-    rows = [heads.flatten(1) for pair in recorder.keys_values for heads in pair]
+    rows = [heads.flatten(1) for pair in recorder.keys_values() for heads in pair]
     return torch.cat(rows, dim=-1).float().cpu()
 
 

@@ -77,7 +77,7 @@ def _train(
     run: FinetuneRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
 ) -> RunResult:
     rows = _rows(run, tokenizer, progress)
-    decoder, masters = _trainable(run)
+    decoder, masters = _trainable(run, tokenizer)
     check_length(decoder, run.data.max_seq_len)
     job = training_job(decoder, masters, rows, run.train, run.seed)
     with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps, [run.model])):
@@ -91,14 +91,15 @@ def _train(
         return folder.finish(outcome)
 
 
-def _trainable(run: FinetuneRun) -> tuple[Decoder, Masters]:
+def _trainable(run: FinetuneRun, tokenizer: Tokenizer) -> tuple[Decoder, Masters]:
     """Return the model to train: whole, or with its base frozen in the compute dtype."""
     device, dtype = training_device(run.train), DTYPES[run.train.precision]
     if run.adapter is None:
         decoder = load_decoder(run.model, torch.float32, device, family=run.family)
         return decoder, Masters(decoder, dtype)
     decoder = load_decoder(run.model, dtype, device, family=run.family)
-    attach_adapter(decoder, run.adapter, torch.Generator().manual_seed(run.seed))
+    generator = torch.Generator().manual_seed(run.seed)
+    attach_adapter(decoder, run.adapter, generator, tokenizer=tokenizer)
     return decoder.to(device), Masters(decoder)
 
 

@@ -213,7 +213,7 @@ def _row(name: str, family: Family) -> FamilyRow:
         summary=family.summary,
         train=_there("danlu.train"),
         lora=_adaptable(decoder),
-        prefix=_there("danlu.adapters.prefix"),
+        prefix=_there("danlu.adapters.methods.prefix"),
         quantize=_quantizable(decoder),
         generate=_there("danlu.engine"),
         serve=_there("danlu.server"),

@@ -32,13 +32,13 @@ def comparison_batches(
     if text is None:
         rows = _written_rows(decoder, tokenizer, progress)
     else:
-        rows = _text_rows(tokenizer, text, decoder.config.max_seq_len)
+        rows = _text_rows(tokenizer, text, decoder.max_text_tokens)
     return [[rows[i] for i in batch] for batch in by_length([len(row) for row in rows])]
 
 
 def _written_rows(decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> list[list[int]]:
     start = tokenizer.prompt_prefix() or [tokenizer.eos_id or 0]
-    room = min(WRITTEN_TOKENS, decoder.config.max_seq_len - len(start))
+    room = min(WRITTEN_TOKENS, decoder.max_text_tokens - len(start))
     params = SamplingParams(n=WRITTEN_TEXTS, max_tokens=room, temperature=1.0, seed=0)
     answers = LLM.from_parts(decoder, tokenizer).generate([start], params, progress)
     return [[*answer.prompt_token_ids, *answer.token_ids] for answer in answers]

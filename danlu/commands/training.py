@@ -130,11 +130,11 @@ def check_length(decoder: Decoder, max_seq_len: int) -> None:
     Raises:
         ConfigError: telling both lengths.
     """
-    limit = decoder.config.max_seq_len
+    limit = decoder.max_text_tokens
     if max_seq_len > limit:
         raise ConfigError(
             f"data.max_seq_len {max_seq_len} is longer than the model allows; expected at most "
-            f"{limit}, as its config.json says. Lower data.max_seq_len."
+            f"{limit}, its context less what a prefix takes. Lower data.max_seq_len."
         )
 
 

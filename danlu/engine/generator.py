@@ -56,7 +56,8 @@ class Generator:
             [GenerationSequence(r, i, make_text(r)) for i in range(r.params.n)] for r in requests
         ]
         with working(progress or Silent(), "Generating", sum(map(len, answers))) as bar:
-            for parts in plan_batches(requests, self._budget_tokens):
+            slots_in_front = self.decoder.prefix_tokens
+            for parts in plan_batches(requests, self._budget_tokens, slots_in_front):
                 for finished in self._steps(_rows(parts, answers)):
                     bar.advance(finished)
         return answers

@@ -63,7 +63,7 @@ class LLM:
         dtype: "auto" (see `danlu.engine.placement.choose_dtype`), a name such as "bf16", or a torch
             dtype.
         device: "auto" (the accelerator if there is one), or a torch device.
-        adapter: folder of an adapter to attach.
+        adapter: folder of an adapter of any method.
         quantize: quantize the weights while loading, as in `load_decoder`.
         family: name of the family, where config.json does not tell it.
         chat_format: a built-in format or a template file; default: the model's own.
@@ -242,7 +242,7 @@ class LLM:
         Raises:
             RequestError: if the last question alone is too long.
         """
-        context = self.decoder.config.max_seq_len
+        context = self.decoder.max_text_tokens
         wanted = (params or SamplingParams()).max_tokens or context
         room = context - min(wanted, context // 2)
         return fit_history(self.tokenizer, messages, room, rule=rule, tools=tools)
@@ -264,7 +264,7 @@ class LLM:
         if not continues_text:
             every = [_with_stop_texts(its, self.tokenizer.stop_texts()) for its in every]
         eos_ids = self.tokenizer.stop_ids()
-        return build_requests(prompts, every, eos_ids, self.decoder.config, continues_text)
+        return build_requests(prompts, every, eos_ids, self.decoder, continues_text)
 
     def _answer(self, requests: Sequence[Request], progress: Progress | None) -> list[Generation]:
         answers = self._generator.run(requests, self._follow_stops, progress)

@@ -7,7 +7,7 @@ import torch
 from danlu.engine.sampling import SamplingParams
 from danlu.engine.sequence import Request
 from danlu.errors import RequestError, bullet_list
-from danlu.models.config import DecoderConfig
+from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -45,7 +45,7 @@ def build_requests(
     prompts: Sequence[Sequence[int]],
     params: Sequence[SamplingParams],
     eos_ids: Sequence[int],
-    config: DecoderConfig,
+    decoder: Decoder,
     continues_text: bool = True,
 ) -> list[Request]:
     """Return one request for each prompt.
@@ -54,7 +54,7 @@ def build_requests(
         prompts: token ids.
         params: one for each prompt.
         eos_ids: the model's own stop tokens.
-        config: says the context length and the size of the vocabulary.
+        decoder: says how long a text may be, and the size of the vocabulary.
         continues_text: see `Request`.
 
     Raises:
@@ -64,11 +64,11 @@ def build_requests(
     problems = [
         f"prompt {number}: {problem}"
         for number, (ids, its_params) in enumerate(pairs)
-        for problem in _problems(ids, its_params, config)
+        for problem in _problems(ids, its_params, decoder)
     ]
     if problems:
         raise RequestError(f"{len(problems)} problems in the request:{bullet_list(problems)}")
-    room = [config.max_seq_len - len(ids) for ids, _ in pairs]
+    room = [decoder.max_text_tokens - len(ids) for ids, _ in pairs]
     return [
         Request(
             prompt_ids=ids,
@@ -92,13 +92,13 @@ def fresh_seed() -> int:
     return int(torch.randint(2**63 - 1, ()))
 
 
-def _problems(ids: Sequence[int], params: SamplingParams, config: DecoderConfig) -> list[str]:
+def _problems(ids: Sequence[int], params: SamplingParams, decoder: Decoder) -> list[str]:
     problems = []
     if not ids:
         problems.append("it has no tokens; expected at least one to continue from")
-    if len(ids) >= config.max_seq_len:
+    if len(ids) >= decoder.max_text_tokens:
         problems.append(
-            f"it has {len(ids)} tokens; expected fewer than {config.max_seq_len}, the model's "
+            f"it has {len(ids)} tokens; expected fewer than {decoder.max_text_tokens}, the model's "
             "context (prompt and answer together). Shorten it"
         )
     for what, tokens in (
@@ -106,10 +106,10 @@ def _problems(ids: Sequence[int], params: SamplingParams, config: DecoderConfig)
         ("stop_token_ids", params.stop_token_ids),
         ("logit_bias", params.logit_bias or ()),
     ):
-        outside = sorted({token for token in tokens if not 0 <= token < config.vocab_size})
+        outside = sorted({token for token in tokens if not 0 <= token < decoder.vocab_size})
         if outside:
             problems.append(
                 f"{what} {outside[:5]} are outside the vocabulary; "
-                f"expected 0 to {config.vocab_size - 1}"
+                f"expected 0 to {decoder.vocab_size - 1}"
             )
     return problems

@@ -94,7 +94,7 @@ def token_perplexity(
         max_seq_len: tokens in one window; None: the model's context.
         progress: counts scored tokens.
     """
-    length = max_seq_len or decoder.config.max_seq_len
+    length = max_seq_len or decoder.max_text_tokens
     windows = [
         window
         for number, ids in enumerate(documents)

@@ -35,7 +35,7 @@ def measure_speed(
     decoder: Decoder, prompt_tokens: int = 128, new_tokens: int = 32, repeats: int = 3
 ) -> Speed:
     """Measure on a random prompt; lengths are cut to fit into the model's context."""
-    context = decoder.config.max_seq_len
+    context = decoder.max_text_tokens
     new_tokens = max(2, min(new_tokens, context // 2))
     prompt_tokens = max(1, min(prompt_tokens, context - new_tokens))
     generator = torch.Generator().manual_seed(0)

@@ -213,6 +213,11 @@ class Decoder(nn.Module):
         return embedded_PD
 
     @property
+    def prefix_tokens(self) -> int:
+        """Slots that a prefix takes in front of every text; 0 without one."""
+        return 0 if self.prefix is None else self.prefix.num_tokens
+
+    @property
     def max_text_tokens(self) -> int:
         """Tokens that a text may have: the context, less what a prefix takes of it."""
         taken = 0 if self.prefix is None else self.prefix.first_position

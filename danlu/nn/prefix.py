@@ -197,20 +197,20 @@ class PrefixedRule:
 
 
 class KeyValueRecorder:
-    """Causal attention over one text that remembers its keys and values.
-
-    Attributes:
-        keys_values: [T, K, d] of each layer that has asked.
-    """
+    """Causal attention over one text that remembers its keys and values."""
 
     def __init__(self, num_tokens: int, device: torch.device) -> None:
-        self.keys_values: list[tuple[Tensor, Tensor]] = []
+        self._of_layer: dict[int, tuple[Tensor, Tensor]] = {}
         positions_1T = torch.arange(num_tokens, device=device)[None]
         self._dense = DenseContext(None, positions_1T, positions_1T)
 
     def attend(
         self, layer: AttentionLayer, q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor
     ) -> Tensor:
-        """Return the attended values [1, T, H, d]; layers must ask in their order."""
-        self.keys_values.append((k_BTKd[0], v_BTKd[0]))
+        """Return the attended values [1, T, H, d]; a layer that is recomputed asks again."""
+        self._of_layer[layer.index] = (k_BTKd[0], v_BTKd[0])
         return self._dense.attend(layer, q_BTHd, k_BTKd, v_BTKd)
+
+    def keys_values(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the keys [T, K, d] and values [T, K, value_dim] of all layers, in order."""
+        return [self._of_layer[index] for index in sorted(self._of_layer)]

@@ -53,7 +53,7 @@ class PromptPrefix(Prefix):
         """Return what the decoder keeps of them."""
         recorder = KeyValueRecorder(self.num_tokens, decoder.device)
         decoder.run_virtual(self.embeddings.to(decoder.dtype), recorder)
-        return InFront(recorder.keys_values, self.first_position)
+        return InFront(recorder.keys_values(), self.first_position)
 
 
 class PromptTuning:
