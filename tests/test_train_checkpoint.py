@@ -15,7 +15,7 @@ from danlu.errors import CheckpointError, OutputError
 from danlu.train import checkpoint
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint, load_newest
 from danlu.train.loop import CHECKPOINTS, METRICS, train
-from danlu.train.metrics import MetricsLog, read_metrics
+from danlu.train.metrics import StepLog, read_metrics
 
 DROPOUT = LoraConfig(lora_rank=2, lora_dropout=0.5)
 
@@ -58,8 +58,8 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(
         trap = Trap(patch, calls)
         trap.set_on(checkpoint, "write_tensors")
         trap.set_on(checkpoint, "file_sha256")
-        trap.set_on(MetricsLog, "write")
-        trap.set_on(MetricsLog, "sync")
+        trap.set_on(StepLog, "write")
+        trap.set_on(StepLog, "sync")
         with pytest.raises(Stop):
             train(tiny_job(lora=DROPOUT), tmp_path)
     job = tiny_job(lora=DROPOUT)
@@ -146,7 +146,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
 
 
 def write_steps(path: Path, count: int) -> None:
-    with MetricsLog(path, 0) as log:
+    with StepLog(path, 0) as log:
         for step in range(1, count + 1):
             log.write({"step": step, "loss": 1.0})
 
@@ -166,7 +166,7 @@ def test_metrics_lose_later_steps_and_torn_lines(tmp_path: Path) -> None:
     path = tmp_path / METRICS
     write_steps(path, 3)
     path.write_text(path.read_text() + '{"step": 2, "lo')
-    MetricsLog(path, 2).__exit__(None, None, None)
+    StepLog(path, 2).__exit__(None, None, None)
     assert [record["step"] for record in read_metrics(path)] == [1, 2]
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
     assert read_metrics(tmp_path / "none") == []

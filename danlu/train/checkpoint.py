@@ -2,7 +2,9 @@
 
     checkpoints/step-000123/weights.safetensors     trainable weights, float32
                             optimizer.safetensors   moments and step counts
-                            state.json              counters, data cursor, random states, checksums
+                            state.json              counters, data cursor, random states, loss
+                                                    scale, best evaluation, checksums
+    checkpoints/best/       the same files, weights only: where `danlu.train.best` compares
 
 A checkpoint appears as a whole or not at all. Nothing is pickled.
 """
@@ -12,7 +14,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from danlu.weights.writing import write_tensors
 FORMAT = 1
 KEEP = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_OPTIONAL = ("scaling", "best")
 _log = logging.getLogger(__name__)
 
 
@@ -36,28 +39,42 @@ class Counters:
 
     step: int = 0
     tokens: int = 0
-    targets: int = 0
+    targets: int | float = 0
     elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole state of a run between two steps."""
+    """The whole state of a run between two steps; the last two are empty where there is none."""
 
     counters: Counters
     cursor: Mapping[str, int]
     rng: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    scaling: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
-    """Write a checkpoint below `folder`, remove those before the last two, return its path.
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int = KEEP) -> Path:
+    """Write a checkpoint below `folder`, remove those before the last `keep`, return its path.
 
     Raises:
         OutputError: if it cannot be written; earlier checkpoints are intact.
     """
     path = folder / f"step-{snapshot.counters.step:06d}"
+    write_checkpoint(path, snapshot)
+    for old in checkpoint_folders(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
+    """Write a checkpoint to `path`, in the place of one that is there.
+
+    Raises:
+        OutputError: if it cannot be written; the one that was there is intact.
+    """
     with atomic_folder(path, replace=True) as temporary:
         write_tensors(temporary / _WEIGHTS, snapshot.weights)
         write_tensors(temporary / _OPTIMIZER, snapshot.optimizer)
@@ -66,13 +83,11 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
             "counters": asdict(snapshot.counters),
             "cursor": dict(snapshot.cursor),
             "rng": dict(snapshot.rng),
+            **{key: dict(getattr(snapshot, key)) for key in _OPTIONAL if getattr(snapshot, key)},
             "sha256": {name: file_sha256(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)},
         }
         text = json.dumps({"state": state, "sha256": _json_sha256(state)})
         (temporary / _STATE).write_text(text + "\n", encoding="utf-8")
-    for old in checkpoint_folders(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
-    return path
 
 
 def load_newest(folder: Path) -> Snapshot | None:
@@ -120,6 +135,7 @@ def load_checkpoint(path: Path) -> Snapshot:
             rng=state["rng"],
             weights=load_file(path / _WEIGHTS),
             optimizer=load_file(path / _OPTIMIZER),
+            **{key: state.get(key, {}) for key in _OPTIONAL},
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
@@ -153,6 +169,6 @@ def _json_sha256(value: object) -> str:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a killed run left half written."""
-    for pattern in (".step-*.partial", ".step-*.old"):
+    for pattern in (".step-*.partial", ".step-*.old", ".best.*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)

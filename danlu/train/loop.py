@@ -1,89 +1,50 @@
 """The one training loop. What differs between methods comes in as a `Job`.
 
-A step: take the micro-batches of a global batch, add up their gradients in float32, divide by the
-number of targets in all of them, clip, move the weights. A run that is killed at any moment and
-started again ends with the same bytes as one that is not.
+A step takes the micro-batches of a global batch and moves the weights (`danlu.train.step`); between
+steps the loop evaluates, reports and saves. A run that is killed at any moment and started again
+ends with the same bytes as one that is not.
 """
 
-import math
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import torch
-from torch import Tensor
-
-from danlu.config.train import TrainOptions
 from danlu.errors import TrainingError
-from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
+from danlu.train.best import BestModel
 from danlu.train.checkpoint import Counters, Snapshot, load_newest, save_checkpoint
-from danlu.train.held_out import held_out_metrics
+from danlu.train.evaluation import Evaluation, Evaluator, HeldOut, check_best_metric
 from danlu.train.interrupt import deferred_interrupt
-from danlu.train.metrics import MetricsLog, Record, resident_bytes
-from danlu.train.objective import Objective, begin_step, take_metrics
-from danlu.train.optimizer import (
-    adamw,
-    clip_factor,
-    restore_state,
-    scale_gradients,
-    set_learning_rate,
-    state_tensors,
-)
-from danlu.train.precision import Masters
+from danlu.train.job import Job, Outcome
+from danlu.train.memory import memory_errors
+from danlu.train.metrics import Record, StepLog, resident_bytes
+from danlu.train.noise import noisy_embeddings
+from danlu.train.objective import take_metrics
+from danlu.train.recompute import recomputed_blocks
 from danlu.train.rng import own_rng, restore_rng, rng_state
-from danlu.train.schedule import scheduled_rate
-from danlu.train.source import BatchSource
-from danlu.train.watchdog import FailedStep, non_finite_error
+from danlu.train.schedule import interval
+from danlu.train.step import Stepper, StepResult
 
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+__all__ = ["CHECKPOINTS", "METRICS", "SAMPLES", "Job", "Outcome", "train"]
+
+CHECKPOINTS, METRICS, SAMPLES = "checkpoints", "metrics.jsonl", "samples.jsonl"
 B = TypeVar("B")
-
-
-@dataclass(frozen=True)
-class Job(Generic[B]):
-    """Everything that one training run is about.
-
-    Attributes:
-        decoder: the model; its parameters that require a gradient are trained.
-        masters: its trainable weights in float32.
-        objective: turns a batch into a loss.
-        source: gives the micro-batches of each step.
-        held_out: batches that are only evaluated on; may be empty.
-        options: how to train; `steps` and `epochs` in it are not looked at.
-        steps: optimizer steps.
-        seed: of every random generator that training draws from.
-    """
-
-    decoder: Decoder
-    masters: Masters
-    objective: Objective[B]
-    source: BatchSource[B]
-    held_out: Sequence[B]
-    options: TrainOptions
-    steps: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How far a run came, and the step of the checkpoint it went on from."""
-
-    counters: Counters
-    resumed_from: int | None
 
 
 def train(job: Job[B], folder: Path, progress: Progress | None = None) -> Outcome:
     """Train to the last step, going on from the newest whole checkpoint in `folder`.
 
-    Writes `metrics.jsonl` and `checkpoints/` in `folder`; the last step always has a checkpoint.
-    The decoder and its masters hold the trained weights afterwards. The random generators of
-    python, numpy and torch are the run's own while it lasts.
+    Writes `metrics.jsonl`, `checkpoints/` and, if there are evaluations, `samples.jsonl` in
+    `folder`; the last step always has a checkpoint. The decoder and its masters hold the trained
+    weights afterwards: those of the last step, or of the best evaluation if the options say so. The
+    random generators of python, numpy and torch are the run's own while it lasts.
 
     Raises:
-        TrainingError: at a loss or gradient that is not finite, or with nothing to train.
+        ConfigError: if nothing measures the number by which evaluations are to be compared.
+        TrainingError: at a loss or gradient that is not finite, without memory, or with nothing to
+            train.
         OutputError: if the folder cannot be written.
         CheckpointError: if every checkpoint is damaged.
         KeyboardInterrupt: after Ctrl-C, once the running step is saved.
@@ -94,15 +55,14 @@ def train(job: Job[B], folder: Path, progress: Progress | None = None) -> Outcom
             "train all weights."
         )
     with own_rng(job.seed):
-        loop = _Loop(job, folder / CHECKPOINTS)
+        loop = _Loop(job, folder)
         resumed_from = loop.resume()
         job.decoder.train()
         try:
-            with MetricsLog(folder / METRICS, loop.counters.step) as metrics:
-                loop.run(metrics, progress or Silent())
+            loop.run(progress or Silent())
         finally:
             job.decoder.eval()
-    return Outcome(loop.counters, resumed_from)
+    return Outcome(loop.counters, resumed_from, loop.best.best)
 
 
 @dataclass
@@ -116,145 +76,156 @@ class _Speed:
 class _Loop(Generic[B]):
     """The state of a run between two steps, and how it goes from one to the next."""
 
-    def __init__(self, job: Job[B], checkpoints: Path) -> None:
+    def __init__(self, job: Job[B], folder: Path) -> None:
+        options = job.options
         self.counters = Counters()
+        self.best = BestModel(options, folder / CHECKPOINTS)
         self._job = job
-        self._checkpoints = checkpoints
-        self._optimizer = adamw(job.masters.weights, job.options)
+        self._folder = folder
+        self._stepper = Stepper(job)
+        evaluations = _evaluations(job)
+        check_best_metric(options.best_metric, evaluations, job.objective)
+        every = (options.eval_every_steps, options.eval_every_epochs, job.epoch_steps)
+        self._evaluator = Evaluator(job.decoder, evaluations, interval(*every))
+        every_save = (options.save_every_steps, options.save_every_epochs, job.epoch_steps)
+        self._save_every = interval(*every_save)
         self._speed = _Speed()
         self._started = self._saved = time.perf_counter()
         self._earlier_s = 0.0
 
     def resume(self) -> int | None:
         """Take over the newest whole checkpoint; return its step, None if there is none."""
-        snapshot = load_newest(self._checkpoints)
+        snapshot = load_newest(self._folder / CHECKPOINTS)
         if snapshot is None:
             return None
         self._job.masters.restore(snapshot.weights)
-        restore_state(self._optimizer, self._job.masters.weights, snapshot.optimizer)
+        self._stepper.optimizer.restore(snapshot.optimizer)
+        self._stepper.scaling.restore(snapshot.scaling)
         self._job.source.seek(snapshot.cursor)
         restore_rng(dict(snapshot.rng))
+        self.best.restore(snapshot.best)
         self.counters = snapshot.counters
         self._earlier_s = snapshot.counters.elapsed_s
         return snapshot.counters.step
 
-    def run(self, metrics: MetricsLog, progress: Progress) -> None:
-        """Make the steps that are left."""
+    def run(self, progress: Progress) -> None:
+        """Make the steps that are left, and take over the best weights where they are wanted."""
+        job, step = self._job, self.counters.step
+        with ExitStack() as stack:
+            self._metrics = stack.enter_context(StepLog(self._folder / METRICS, step))
+            if job.evaluations:
+                self._samples = stack.enter_context(StepLog(self._folder / SAMPLES, step))
+            stack.enter_context(memory_errors(job.options))
+            mode = job.options.activation_checkpointing
+            stack.enter_context(recomputed_blocks(job.decoder, mode))
+            stack.enter_context(noisy_embeddings(job.decoder, job.options.neftune_alpha))
+            self._make_steps(progress)
+        weights = self.best.weights()
+        if weights is not None:
+            job.masters.restore(weights)
+
+    def _make_steps(self, progress: Progress) -> None:
         steps = self._job.steps
         with deferred_interrupt() as interrupted, working(progress, "train", steps):
             progress.advance(min(self.counters.step, steps))
-            while self.counters.step < steps:
+            while not self._is_done():
                 record = self._step()
                 progress.advance(1, _note(record))
                 stop = interrupted()
-                self._report(record, metrics)
+                self._report(record)
                 if stop or self._is_save_due():
-                    self._save(metrics)
+                    self._save()
                 if stop:
                     raise KeyboardInterrupt
+
+    def _is_done(self) -> bool:
+        return self.counters.step >= self._job.steps or self.best.exhausted
 
     def _step(self) -> Record:
         """Make one optimizer step and return its line of metrics."""
         began = time.perf_counter()
         batches = self._job.source.next_step()
-        begin_step(self._job.objective, self._job.decoder, batches)
-        loss_sum, targets = self._accumulate(batches)
-        loss, norm = self._checked(loss_sum, targets, batches)
-        rate = self._move_weights(norm, targets)
+        result = self._stepper.make(self.counters.step, batches)
         self._speed.tokens += self._job.source.num_tokens()
         self._speed.seconds += time.perf_counter() - began
-        return self._count(loss, norm, rate, targets)
+        return self._count(result)
 
-    def _accumulate(self, batches: Sequence[B]) -> tuple[Tensor, int]:
-        """Add up the gradients of the summed loss; return that sum and the number of targets."""
-        losses, targets = [], 0
-        for batch in batches:
-            loss, count = self._job.objective.loss(self._job.decoder, batch)
-            loss.backward()
-            self._job.masters.collect()
-            losses.append(loss.detach().double())
-            targets += count
-        return torch.stack(losses).sum(), targets
-
-    def _checked(self, loss_sum: Tensor, targets: int, batches: Sequence[B]) -> tuple[float, float]:
-        """Return loss and gradient norm per target; the one wait for the device in a step."""
-        masters = self._job.masters
-        norm_sum = torch.nn.utils.get_total_norm(masters.gradients())
-        both = torch.stack([loss_sum, norm_sum.to(loss_sum)]) / max(1, targets)
-        loss, norm = both.tolist()
-        for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                number, origins = self.counters.step + 1, self._job.source.origins()
-                failed = FailedStep(number, f"the {name} is {value}", batches, origins)
-                job = self._job
-                raise non_finite_error(job.decoder, job.objective, masters.weights, failed)
-        return loss, norm
-
-    def _move_weights(self, norm: float, targets: int) -> float:
-        """Clip, step and publish; return the learning rate that was used."""
-        options, masters = self._job.options, self._job.masters
-        rate = scheduled_rate(options, self.counters.step, self._job.steps)
-        factor = clip_factor(norm, options.max_grad_norm) / max(1, targets)
-        scale_gradients(masters.gradients(), factor)
-        set_learning_rate(self._optimizer, rate)
-        self._optimizer.step()
-        masters.clear()
-        masters.publish()
-        return rate
-
-    def _count(self, loss: float, norm: float, rate: float, targets: int) -> Record:
-        """Note a finished step; return its metrics without the times."""
+    def _count(self, result: StepResult) -> Record:
+        """Note a finished step; return its line of metrics."""
         tokens = self._job.source.num_tokens()
         self.counters = Counters(
             step=self.counters.step + 1,
             tokens=self.counters.tokens + tokens,
-            targets=self.counters.targets + targets,
+            targets=self.counters.targets + result.targets,
             elapsed_s=round(self._earlier_s + time.perf_counter() - self._started, 3),
         )
+        norm = {} if result.grad_norm is None else {"grad_norm": result.grad_norm}
         return {
             "step": self.counters.step,
-            "loss": loss,
-            "learning_rate": rate,
-            "grad_norm": norm,
+            "loss": result.loss,
+            "learning_rate": result.learning_rate,
+            **norm,
             "tokens": tokens,
-            "targets": targets,
+            "targets": result.targets,
             "total_tokens": self.counters.tokens,
             "tokens_per_s": round(self._speed.tokens / max(self._speed.seconds, 1e-9), 1),
             "elapsed_s": self.counters.elapsed_s,
+            **self._stepper.scaling.metrics(),
             **(take_metrics(self._job.objective) or {}),
         }
 
-    def _report(self, record: Record, metrics: MetricsLog) -> None:
-        """Write what is due after a step: its metrics, and the loss on held-out data."""
+    def _report(self, record: Record) -> None:
+        """Write what is due after a step: its metrics, and what evaluations find."""
         job, step = self._job, self.counters.step
-        if step % job.options.log_every_steps == 0 or step == job.steps:
-            metrics.write(record)
+        at_end = step == job.steps
+        if step % job.options.log_every_steps == 0 or at_end:
+            self._metrics.write(record)
             self._speed = _Speed()
-        every = job.options.eval_every_steps or job.steps
-        if job.held_out and (step % every == 0 or step == job.steps):
-            found = held_out_metrics(job.decoder, job.objective, job.held_out)
-            metrics.write({"step": step, **found})
+        due = self._evaluator.others([]) if at_end else self._evaluator.due(step)
+        self._evaluate(due)
+        if self.best.exhausted and not at_end:
+            self._evaluate(self._evaluator.others(due))
+
+    def _evaluate(self, evaluations: list[Evaluation]) -> None:
+        """Write what evaluations find, and keep the weights if they are the best so far."""
+        step = self.counters.step
+        found = self._evaluator.run(evaluations, step)
+        if found.numbers:
+            self._metrics.write({"step": step, **found.numbers})
+        for sample in found.samples:
+            self._samples.write({"step": step, **sample})
+        if self.best.is_better(found.numbers, step):
+            self.best.save(self.counters, self._job.masters.weights)
 
     def _is_save_due(self) -> bool:
-        options, step = self._job.options, self.counters.step
-        if step == self._job.steps or step % options.save_every_steps == 0:
+        step, every = self.counters.step, self._save_every
+        if self._is_done() or (every is not None and step % every == 0):
             return True
-        minutes = options.save_every_minutes
+        minutes = self._job.options.save_every_minutes
         return minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
 
-    def _save(self, metrics: MetricsLog) -> None:
+    def _save(self) -> None:
         """Write a checkpoint, after the metrics it stands for."""
-        metrics.sync()
-        weights = self._job.masters.weights
+        self._metrics.sync()
         snapshot = Snapshot(
             counters=self.counters,
             cursor=self._job.source.cursor(),
             rng=rng_state(),
-            weights=weights,
-            optimizer=state_tensors(self._optimizer, weights),
+            weights=self._job.masters.weights,
+            optimizer=self._stepper.optimizer.state_tensors(),
+            scaling=self._stepper.scaling.state(),
+            best=self.best.state(),
         )
-        save_checkpoint(self._checkpoints, snapshot)
+        save_checkpoint(self._folder / CHECKPOINTS, snapshot, self._job.options.keep_checkpoints)
         self._saved = time.perf_counter()
+
+
+def _evaluations(job: Job[B]) -> list[Evaluation]:
+    """Return the held-out loss, if there is held-out data, and what else the job evaluates."""
+    held_out: list[Evaluation] = []
+    if job.held_out:
+        held_out.append(HeldOut(job.objective, job.held_out))
+    return [*held_out, *job.evaluations]
 
 
 def _note(record: Record) -> str:

@@ -43,6 +43,45 @@ def head_loss(
         chunk_tokens: positions projected at once; None: chosen by the size of the vocabulary.
     """
     chunk_tokens = chunk_tokens or chunk_size(decoder.config.vocab_size)
+    hidden_ND, targets_N, weights_N = _targets(hidden_BTD, targets_BT, weights_BT)
+    head = decoder.lm_head
+    is_product = type(decoder).logits is Decoder.logits and type(head) is Linear
+    if is_product and head.bias_or_none() is None:
+        weight_VD = head.dense_weight()
+        return chunked_cross_entropy(hidden_ND, weight_VD, targets_N, chunk_tokens, weights_N)
+    return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens, weights_N)
+
+
+@torch.no_grad()
+def head_scores(
+    decoder: Decoder, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of `head_loss`, without a gradient, and how many targets score highest.
+
+    The number of these is an int64 scalar; weights do not matter to it.
+    """
+    hidden_ND, targets_N, weights_N = _targets(hidden_BTD, targets_BT, weights_BT)
+    chunk_tokens = chunk_size(decoder.config.vocab_size)
+    loss = hidden_BTD.new_zeros((), dtype=torch.float32)
+    hits = targets_N.new_zeros(())
+    for start in range(0, len(hidden_ND), chunk_tokens):
+        chunk = slice(start, start + chunk_tokens)
+        ignored_C, targets_C = targets_N[chunk] == IGNORE, targets_N[chunk].clamp(min=0)
+        logits_CV = decoder.logits(hidden_ND[chunk])
+        log_p_CV = F.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+        known_C = log_p_CV.gather(1, targets_C[:, None])[:, 0].masked_fill_(ignored_C, 0.0)
+        loss -= (known_C if weights_N is None else known_C.mul_(weights_N[chunk])).sum()
+        hits += ((log_p_CV.argmax(dim=-1) == targets_C) & ~ignored_C).sum()
+    return loss, hits
+
+
+def _targets(
+    hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return hidden states [N, D], targets and weights [N] of the positions with a target.
+
+    Some more positions make N a round number; they have no target.
+    """
     positions_N = (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
     num_targets = len(positions_N)
     positions_N = _even(positions_N)
@@ -50,12 +89,7 @@ def head_loss(
     targets_N = targets_BT.flatten().index_select(0, positions_N)
     targets_N[num_targets:] = IGNORE
     weights_N = None if weights_BT is None else weights_BT.flatten().index_select(0, positions_N)
-    head = decoder.lm_head
-    is_product = type(decoder).logits is Decoder.logits and type(head) is Linear
-    if is_product and head.bias_or_none() is None:
-        weight_VD = head.dense_weight()
-        return chunked_cross_entropy(hidden_ND, weight_VD, targets_N, chunk_tokens, weights_N)
-    return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens, weights_N)
+    return hidden_ND, targets_N, weights_N
 
 
 def _even(positions_N: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""metrics.jsonl: one line per logged step or held-out loss, never twice for the same step."""
+"""metrics.jsonl and samples.jsonl: lines that each belong to a step, which come once."""
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from danlu.files import output_errors, write_text
 
@@ -13,7 +14,7 @@ Record = dict[str, int | float]
 TIME_FIELDS = ("tokens_per_s", "elapsed_s")  # all that may differ between equal runs
 
 
-class MetricsLog:
+class StepLog:
     """Appends lines to a file that ends, when it is opened, at a resumed step.
 
     Args:
@@ -28,8 +29,8 @@ class MetricsLog:
         with output_errors(path):
             self._file: IO[str] = path.open("a", encoding="utf-8")
 
-    def write(self, record: Record) -> None:
-        """Append one line; a reader sees it at once."""
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line, with the ``step`` it belongs to; a reader sees it at once."""
         with output_errors(self._path):
             self._file.write(_line(record))
             self._file.flush()
@@ -79,5 +80,5 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"

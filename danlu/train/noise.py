@@ -46,7 +46,8 @@ def document_lengths(documents_BT: Tensor) -> Tensor:
     rows_B1 = torch.arange(len(documents_BT), device=documents_BT.device)[:, None]
     keys_N = (documents_BT + 1 + rows_B1 * (num_tokens + 1)).flatten()
     _, inverse_N, counts_M = keys_N.unique(return_inverse=True, return_counts=True)
-    return counts_M[inverse_N].view_as(documents_BT)
+    lengths_N: Tensor = counts_M[inverse_N]
+    return lengths_N.view_as(documents_BT)
 
 
 class _Noise:
@@ -60,7 +61,7 @@ class _Noise:
         lengths_BT = self.lengths_BT
         if lengths_BT is None or not (module.training and torch.is_grad_enabled()):
             return x_BTD
-        scale_BT1 = self._alpha / (lengths_BT * x_BTD.shape[-1]).sqrt()[..., None]
+        sizes_BT1 = (lengths_BT * x_BTD.shape[-1])[..., None]
         noise_BTD = torch.rand(x_BTD.shape, device=x_BTD.device) * 2 - 1
-        noisy_BTD: Tensor = x_BTD + (noise_BTD * scale_BT1).to(x_BTD.dtype)
+        noisy_BTD: Tensor = x_BTD + (noise_BTD * self._alpha / sizes_BT1.sqrt()).to(x_BTD.dtype)
         return noisy_BTD

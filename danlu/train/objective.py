@@ -1,13 +1,14 @@
 """What a model is trained for: an objective turns a batch into a summed loss."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from danlu.data.batch import Batch
+from danlu.data.batch import IGNORE, Batch
 from danlu.models.decoder import Decoder
-from danlu.train.loss import head_loss
+from danlu.train.loss import head_loss, head_scores
 
 B_contra = TypeVar("B_contra", contravariant=True)
 
@@ -41,6 +42,31 @@ class Measuring(Protocol):
         """Return the means over all batches since the last call, and forget them."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How well a batch is predicted.
+
+    Attributes:
+        loss: the objective's loss, summed (float32 scalar).
+        terms: how many terms it sums, or the sum of their weights.
+        hits: how many targets score highest (int64 scalar).
+        targets: of how many.
+    """
+
+    loss: Tensor
+    terms: int | float
+    hits: Tensor
+    targets: int
+
+
+@runtime_checkable
+class Scoring(Protocol[B_contra]):
+    """An objective that predicts tokens, and can tell how many it gets right."""
+
+    def scores(self, model: Decoder, batch: B_contra) -> Scores:
+        """Return how well a batch is predicted; called without gradients."""
+
+
 def begin_step(objective: Objective[Any], model: Decoder, batches: Sequence[Any]) -> None:
     """Show the objective a whole global batch, if it wants to see one."""
     if isinstance(objective, WholeStep):
@@ -60,3 +86,10 @@ class CausalLM:
         hidden_BTD = model.packed_hidden(batch.tokens_BT, batch.documents_BT)
         loss = head_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT)
         return loss, batch.num_targets
+
+    def scores(self, model: Decoder, batch: Batch) -> Scores:
+        """Return how well a batch is predicted; its loss is that of `loss`."""
+        hidden_BTD = model.packed_hidden(batch.tokens_BT, batch.documents_BT)
+        loss, hits = head_scores(model, hidden_BTD, batch.targets_BT, batch.weights_BT)
+        targets = int((batch.targets_BT != IGNORE).sum())
+        return Scores(loss, batch.num_targets, hits, targets)

@@ -43,8 +43,15 @@ def restore_rng(state: dict[str, Any]) -> None:
 @contextmanager
 def own_rng(seed: int) -> Iterator[None]:
     """Run a block from freshly seeded generators; the caller's states come back afterwards."""
+    with unchanged_rng():
+        seed_all(seed)
+        yield
+
+
+@contextmanager
+def unchanged_rng() -> Iterator[None]:
+    """Run a block; afterwards all generators are as they were before it."""
     before = rng_state()
-    seed_all(seed)
     try:
         yield
     finally:

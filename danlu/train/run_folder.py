@@ -38,7 +38,7 @@ class FinalMetrics:
     held_out_loss: float | None
     held_out_perplexity: float | None
     tokens: int
-    targets: int
+    targets: int | float
     tokens_per_s: float
     elapsed_s: float
     peak_memory_bytes: int
