@@ -108,6 +108,14 @@ def read_table(source: AdapterSource) -> tuple[Tensor | None, list[str]]:
     return table, problems
 
 
+def miscounted(source: AdapterSource, table_PN: Tensor) -> list[str]:
+    """Return whether the config tells another number of tokens than the tensor holds."""
+    told = source.config.get("num_virtual_tokens", len(table_PN))
+    if told == len(table_PN):
+        return []
+    return [f"num_virtual_tokens: {told!r}, but {TENSOR} holds {len(table_PN)}"]
+
+
 def differences(found: Mapping[str, Any], wanted: Mapping[str, int]) -> list[str]:
     """Return where an adapter tells another number than the base has; what it leaves out fits."""
     return [

@@ -36,7 +36,7 @@ class PrefixSequence(ABC):
         inside_BT = (block_BT > 0).long()
         return torch.stack((position_BT + 1 - inside_BT, block_BT + inside_BT), dim=1)
 
-    def moved(self, positions_B2T: Tensor, num_tokens: int) -> Tensor:
+    def moved(self, positions_B2T: Tensor, num_tokens: int | Tensor) -> Tensor:
         """Return positions that many further on; places in the block stay."""
         return torch.stack((positions_B2T[:, 0] + num_tokens, positions_B2T[:, 1]), dim=1)
 

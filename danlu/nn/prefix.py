@@ -171,14 +171,14 @@ class PrefixedRule:
     def number(self, input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Numbering:
         """Return the numbering of prompts."""
         numbering = self.rule.number(input_ids_BT, attention_mask_BT)
-        positions_BT = self.moved(numbering.positions_BT, self.in_front.first_position)
+        positions_BT = self._behind(numbering.positions_BT, attention_mask_BT)
         return PrefixedNumbering(positions_BT, numbering.prefix_end_B, self.in_front)
 
     def following(self, positions_BT: Tensor) -> Tensor:
         """Return the next positions."""
         return self.rule.following(positions_BT)
 
-    def moved(self, positions_BT: Tensor, num_tokens: int) -> Tensor:
+    def moved(self, positions_BT: Tensor, num_tokens: int | Tensor) -> Tensor:
         """Return positions that many further on."""
         return self.rule.moved(positions_BT, num_tokens)
 
@@ -190,10 +190,19 @@ class PrefixedRule:
         Given positions are those of the text alone, and move on like counted ones.
         """
         positions_BT, text = self.rule.context(input_ids_BT, attention_mask, position_ids)
-        first = self.in_front.first_position
         # Linear biases go by distances: what is in front ends where the text begins.
         context = PrefixedContext(text, replace(self.in_front, first_position=0))
-        return self.moved(positions_BT, first), context
+        counted = attention_mask if position_ids is None else None
+        return self._behind(positions_BT, counted), context
+
+    def _behind(self, positions_BT: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return positions behind what is in front; padding between the two takes no place."""
+        first = self.in_front.first_position
+        if first == 0 or attention_mask is None or attention_mask.ndim != 2:
+            return self.rule.moved(positions_BT, first)
+        place_BT = positions_BT if positions_BT.ndim == 2 else positions_BT[:, 0]
+        begin_B1 = place_BT.gather(1, attention_mask.long().argmax(-1, keepdim=True))
+        return self.rule.moved(positions_BT, first - torch.minimum(place_BT, begin_B1))
 
 
 class KeyValueRecorder:

@@ -40,8 +40,8 @@ class SequenceRule(Protocol):
     def following(self, positions_BT: Tensor) -> Tensor:
         """Return the position of the token after each of `positions_BT`."""
 
-    def moved(self, positions_BT: Tensor, num_tokens: int) -> Tensor:
-        """Return the positions of the same tokens with `num_tokens` more in front of them."""
+    def moved(self, positions_BT: Tensor, num_tokens: int | Tensor) -> Tensor:
+        """Return the positions of the same tokens with `num_tokens` (or [B, T]) more in front."""
 
     def context(
         self, input_ids_BT: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
@@ -61,7 +61,7 @@ class CountedPositions:
         """Return the next positions."""
         return positions_BT + 1
 
-    def moved(self, positions_BT: Tensor, num_tokens: int) -> Tensor:
+    def moved(self, positions_BT: Tensor, num_tokens: int | Tensor) -> Tensor:
         """Return positions that many further on."""
         return positions_BT + num_tokens
 

@@ -27,6 +27,7 @@ from danlu.adapters.prefixing import (
     check_room,
     content,
     differences,
+    miscounted,
     read_table,
     refuse,
 )
@@ -121,10 +122,7 @@ def _read_peft(model: Prefixable, source: AdapterSource) -> tuple[Table, int]:
     problems += damage + differences(source.config, wanted)
     width = table_width(model.kv_shapes())
     if table_PN is not None:
-        problems += differences(
-            {"num_virtual_tokens": source.config.get("num_virtual_tokens")},
-            {"num_virtual_tokens": len(table_PN)},
-        )
+        problems += miscounted(source, table_PN)
         if table_PN.shape[1] != width:
             problems.append(
                 f"{TENSOR} has {table_PN.shape[1]} numbers for each token; the base keeps {width}"

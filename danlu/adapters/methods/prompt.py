@@ -19,6 +19,7 @@ from danlu.adapters.prefixing import (
     check_room,
     content,
     differences,
+    miscounted,
     read_table,
     refuse,
 )
@@ -85,8 +86,8 @@ class PromptTuning:
         table_PD, damage = read_table(source)
         problems += damage
         if table_PD is not None:
-            wanted = {"num_layers": len(model.kv_shapes()), "num_virtual_tokens": len(table_PD)}
-            problems += differences(source.config, wanted)
+            problems += miscounted(source, table_PD)
+            problems += differences(source.config, {"num_layers": len(model.kv_shapes())})
             width = model.token_embeddings(torch.zeros(1, dtype=torch.long)).shape[-1]
             if table_PD.shape[1] != width:
                 problems.append(

@@ -70,7 +70,7 @@ class SlotPositions:
         """Return the next slots, with the alphas they had."""
         return self.moved(positions_B2T, 1)
 
-    def moved(self, positions_B2T: Tensor, num_tokens: int) -> Tensor:
+    def moved(self, positions_B2T: Tensor, num_tokens: int | Tensor) -> Tensor:
         """Return slots that many further on; the alphas stay those of the text."""
         return torch.stack((positions_B2T[:, 0] + num_tokens, positions_B2T[:, 1]), dim=1)
 
