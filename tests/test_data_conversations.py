@@ -82,7 +82,8 @@ BAD = [
     ({"messages": "hi"}, "'messages' is not a list"),
     ({"messages": []}, "there is no turn"),
     ({"messages": ["hi"]}, "turn 1 of 'messages' is not an object"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 has the role 'tool'"),
+    ({"messages": [{"role": "usr", "content": "x"}]}, "has the role 'usr'"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 is from tool; expected user"),
     ({"messages": turns("q")}, "the last turn is from the user"),
     ({"messages": turns("q", "a")[1:]}, "turn 1 is from assistant; expected user"),
     ({"messages": turns("q", " ")}, "turn 2, from assistant, is empty"),
@@ -91,10 +92,9 @@ BAD = [
     ({"src": "q", "tgt": "a", "context": "s"}, "'context' is not an object"),
     ({"instruction": "i", "input": 1, "output": "a"}, "'input' is not a text"),
     ({"instruction": "i", "output": "a", "history": ["q"]}, "not [question, answer]"),
-    ({"instruction": "i", "output": "a", "history": "q"}, "'history' is not a list"),
     ({"conversations": [], "system": 3}, "the system message is not a text"),
-    ({"messages": turns("q", "a"), "label": True}, "a preference row (label)"),
-    ({"conversations": [], "chosen": {}, "rejected": {}}, "a preference row (chosen, rejected)"),
+    ({"messages": turns("q", "a"), "label": True}, "row (messages, label) is a labelled"),
+    ({"conversations": [], "chosen": {}, "rejected": {}}, "is a preference pair"),
 ]
 
 
@@ -103,8 +103,9 @@ def test_all_bad_rows_are_listed_with_their_line(tmp_path):
     with pytest.raises(DataError) as caught:
         list(read_conversations(path))
     assert f"{len(BAD)} problems" in str(caught.value)
-    for number, (_, reason) in enumerate(BAD, start=2):
-        assert f"a.jsonl:{number}: {reason}" in str(caught.value) or reason in str(caught.value)
+    listed = str(caught.value).splitlines()
+    for number, (_, reason) in enumerate(BAD[:20], start=2):
+        assert any(f"a.jsonl:{number}: " in line and reason in line for line in listed), reason
 
 
 def test_files_that_hold_no_conversation(tmp_path):
@@ -112,7 +113,8 @@ def test_files_that_hold_no_conversation(tmp_path):
         list(read_conversations(write_rows(tmp_path / "a.jsonl")))
     with pytest.raises(DataError, match="Cannot read"):
         list(read_conversations(tmp_path / "missing.jsonl"))
-    with pytest.raises(DataError, match=r"\.jsonl or \.json"):
+    (tmp_path / "a.txt").write_text("Some prose, and more of it.")
+    with pytest.raises(DataError, match="neither JSON nor a table"):
         list(read_conversations(tmp_path / "a.txt"))
     (tmp_path / "b.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(DataError, match="byte offset 12"):

@@ -110,8 +110,8 @@ def test_tokenizers_of_one_name_are_told_apart(tokenizer: Path, tmp_path: Path) 
     ("text", "error", "expected"),
     [
         ("french=corpus.txt", ConfigError, "no kind of text 'french'"),
-        ("missing.txt", DataError, "There is no corpus at"),
-        ("zh=missing.txt", DataError, "There is no corpus at 'missing.txt'"),
+        ("missing.txt", DataError, "there is no such file"),
+        ("zh=missing.txt", DataError, "Cannot read 'missing.txt': there is no such file"),
         ("{}/empty.py", DataError, "empty.py: the file is empty"),
         ("{}/bytes.md", DataError, "bytes.md:2: byte 0xff at byte offset 3 is not UTF-8"),
         ("{}/empty.txt", DataError, "empty.txt: the file is empty"),
@@ -212,5 +212,5 @@ def test_extend_says_what_is_missing(tokenizer: Path, tmp_path: Path, capsys: Ca
     message = complained(capsys, *extend, "--words", tmp_path / "no.txt")
     assert "Cannot read" in message
     message = complained(capsys, *extend, "--word", "new", "--corpus", tmp_path / "no.txt")
-    assert "There is no corpus at" in message
+    assert "there is no such file" in message
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.rows import Problems, raise_problems, read_lines
+from danlu.data.opening import read_lines
+from danlu.data.problems import Problems, raise_problems
 from danlu.data.sources import EXTENSIONS, read_corpus
 from danlu.data.text_kinds import CHINESE, CODE, ENGLISH, parts_by_kind
 from danlu.data.tiny_world import TinyWorld
@@ -142,7 +143,7 @@ def _documents(path: Path) -> Iterator[str]:
     if not path.is_file() or path.suffix in EXTENSIONS:
         yield from (document.text for document in read_corpus(path))
         return
-    problems: Problems = []
+    problems = Problems()
     text = "\n".join(line for _, line in read_lines(path, problems))
     if not problems and not text.strip():
         problems.append(f"{path}: the file is empty")

@@ -15,7 +15,8 @@ from typing import Any
 
 from danlu.commands.manifest import write_manifest
 from danlu.commands.vocabulary_rows import Checkpoint, NewRows, RowCounts, holds_model
-from danlu.data.rows import Problems, raise_problems, read_lines
+from danlu.data.opening import read_lines
+from danlu.data.problems import Problems, raise_problems
 from danlu.data.sources import read_corpus
 from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.files import atomic_folder, refuse_existing
@@ -199,7 +200,7 @@ def read_words(path: Path) -> list[str]:
     Raises:
         DataError: if the file is missing, not UTF-8, or has no word.
     """
-    problems: Problems = []
+    problems = Problems()
     lines = [line.partition("\t")[0].strip() for _, line in read_lines(path, problems)]
     words = [line for line in lines if line]
     if not words and not problems:

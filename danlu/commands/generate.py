@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.rows import Problems, raise_problems, read_rows
+from danlu.data.problems import Problems, raise_problems
+from danlu.data.rows import read_rows
 from danlu.engine.llm import LLM, Conversation, Generation
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError, OutputError
@@ -88,7 +89,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         DataError: listing every row that is none, or if there are no rows.
     """
-    problems: Problems = []
+    problems = Problems()
     prompts: list[Prompt] = []
     for origin, row in read_rows(path, problems):
         prompt = _prompt(row)

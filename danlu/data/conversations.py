@@ -1,199 +1,211 @@
-"""Conversations to learn from, read from the row shapes that public data sets use.
+"""Conversations, preference pairs and labelled answers, read from any source.
 
-A row is recognised by what it contains:
+A row is recognised by what it contains (`danlu/data/shapes`, one file per shape), or read as the
+shape that `format:` names. What is an error, and what is not:
 
-* ``messages``: ``[{"role": ..., "content": ...}, ...]``
-* ``conversations``: ``[{"from": "human" | "gpt", "value": ...}, ...]``, with an optional ``system``
-  (or ``instruction``, as the Aquila files call it) beside it
-* ``prompt`` and ``response``
-* ``instruction``, ``input`` (may be empty) and ``output``, with optional ``system`` and ``history``
-* ``src`` and ``tgt``: two texts or two lists of equal length, with an optional ``context.system``
-
-Keys beside these, such as an id, are notes of the data set and carry no text; a preference row
-(``chosen``, ``rejected``, ``sort``, a true-or-false ``label``) is refused, since half of it must
-not be learned.
+* Keys that no shape reads are notes of the data set, such as an id. They are named in one log
+  message per source; one that is nearly a key of the shape (``sytem``) is an error.
+* A null is as good as a missing field.
+* Turns must be in order, none of them empty, the answer last: a question without an answer teaches
+  nothing. `mend` puts chat logs in order instead, and says how many.
+* A row with a judgement (``chosen``, ``sort``, a true-or-false ``label``) is no conversation to
+  learn, since half of such rows must not be learned; `format:` may still read it as one.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar, cast
 
 from danlu.config.data import DataSource
-from danlu.data.examples import Conversation, Message
-from danlu.data.rows import Problems, raise_problems, read_rows
-from danlu.errors import DataError
+from danlu.data.examples import USER, Conversation, LabelledAnswer, PreferencePair
+from danlu.data.fields import BadRow, Row, described, present
+from danlu.data.locating import as_source
+from danlu.data.problems import Problems, raise_problems
+from danlu.data.rows import source_rows
+from danlu.data.shape import COMMON_KEYS, Example, Shape, keys_of_rows, named_shape, shapes
+from danlu.data.turns import check_turns, mended
+from danlu.errors import did_you_mean
 
-Row = dict[str, object]
-
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
+_READERS: Mapping[type[Example], str] = {
+    Conversation: "a conversation, for `danlu finetune`",
+    PreferencePair: "a preference pair, for `danlu align`",
+    LabelledAnswer: "a labelled answer, for `danlu align` with KTO",
 }
-PREFERENCE_KEYS = ("chosen", "rejected", "sort")
-EXPECTED = (
-    "Expected a row with 'messages', 'conversations', 'prompt' and 'response', 'instruction' and "
-    "'output', or 'src' and 'tgt': an optional system message, then user and assistant in turn, "
-    "the assistant last. Fix or remove these rows."
-)
+_OTHER_NAMES = {"system_prompt": "system", "functions": "tools"}
+_NEAR = 0.8  # how like a key of the shape a note must be to count as a slip of the pen
+
+_E = TypeVar("_E", Conversation, PreferencePair, LabelledAnswer)
+_log = logging.getLogger(__name__)
 
 
-class _BadRow(Exception):
-    """Why a row is no conversation; becomes one line of the `DataError`."""
+class Dropped(Protocol):
+    """Takes the rows that are left out, each as ``file:line: why``."""
+
+    def append(self, problem: str) -> None:
+        """Add one."""
 
 
-def read_conversations(source: Path | str | DataSource) -> Iterator[Conversation]:
-    """Yield the conversations of a `.jsonl` file or of the list in a `.json` file, in order.
+def read_conversations(
+    source: Path | str | DataSource, dropped: Dropped | None = None
+) -> Iterator[Conversation]:
+    """Yield the conversations of a source, in order.
+
+    Args:
+        source: a file, a folder, `FILE:PART`, ``hub:OWNER/NAME``, or a `DataSource`.
+        dropped: takes rows that are no conversation (a list will do), which the caller then must
+            answer for; without it they are an error.
 
     Raises:
-        DataError: if the file is missing or has no row, or any row is not a conversation; lists
-            every bad row with its ``file:line``, after the last good one was yielded.
+        DataError: at once if there is nothing to read; after the last good row, if any row or file
+            is bad: all of them together, each with its ``file:line``.
+        ConfigError: if `format` names no shape of a conversation.
+        MissingExtraError: if the source needs the extra `data`.
     """
-    path = Path(source.path if isinstance(source, DataSource) else source)
-    if path.suffix not in (".jsonl", ".json"):
-        raise DataError(
-            f"'{path}' cannot hold conversations; expected a .jsonl or .json file. "
-            "Give instructions as one JSON object per line."
-        )
-    problems: Problems = []
-    empty = True
-    for origin, row in read_rows(path, problems):
-        empty = False
+    return _read(source, Conversation, dropped)
+
+
+def read_preferences(
+    source: Path | str | DataSource, dropped: Dropped | None = None
+) -> Iterator[PreferencePair]:
+    """Yield the preference pairs of a source; arguments and errors as `read_conversations`."""
+    return _read(source, PreferencePair, dropped)
+
+
+def read_labelled(
+    source: Path | str | DataSource, dropped: Dropped | None = None
+) -> Iterator[LabelledAnswer]:
+    """Yield the labelled answers of a source; arguments and errors as `read_conversations`."""
+    return _read(source, LabelledAnswer, dropped)
+
+
+def _read(
+    source: Path | str | DataSource, gives: type[_E], dropped: Dropped | None
+) -> Iterator[_E]:
+    source = as_source(source)
+    rows = _Rows(source, gives)
+    problems = Problems()
+    for origin, row in source_rows(source, problems, keys_of_rows() | source.columns.keys()):
         try:
-            yield _conversation(row, origin)
-        except _BadRow as error:
-            problems.append(f"{origin}: {error}")
-    raise_problems(problems, path, EXPECTED)
-    if empty:
-        raise DataError(f"'{path}' has no rows. {EXPECTED}")
+            yield from rows.examples(row, origin)
+        except BadRow as error:
+            (problems if dropped is None else dropped).append(f"{origin}: {error}")
+    rows.say_what_was_done(problems)
+    raise_problems(problems, source.path, _expected(gives))
 
 
-def _conversation(row: object, origin: str) -> Conversation:
-    if not isinstance(row, dict):
-        raise _BadRow(f"a row is a {type(row).__name__}, not an object")
-    _refuse_preference(row)
-    messages = _messages(row)
-    _check_turns(messages)
-    kind = row.get("kind", "")
-    return Conversation(messages, origin, kind if isinstance(kind, str) else "")
+class _Rows(Generic[_E]):
+    """Makes examples of the rows of one source, and remembers what it did not use or had to mend.
+
+    Args:
+        source: how they are to be read.
+        gives: what they are to become.
+    """
+
+    def __init__(self, source: DataSource, gives: type[_E]) -> None:
+        self._source = source
+        self._gives: type[_E] = gives
+        self._forced = named_shape(source.format, gives) if source.format else None
+        self._notes: set[str] = set()
+        self._renamed: set[str] = set()
+        self._mended: list[str] = []
+        self._num_mended = 0
+
+    def examples(self, row: object, origin: str) -> list[_E]:
+        """Return what a row gives; raises `BadRow` if it is bad."""
+        if not isinstance(row, dict):
+            raise BadRow(f"a row is {described(row)}, not an object")
+        row = self._with_our_names(present(row))
+        shape = self._forced or _recognised(row, self._gives)
+        self._check_notes(row, shape)
+        return [self._checked(cast("_E", one)) for one in shape.read(row, origin)]
+
+    def say_what_was_done(self, problems: Problems) -> None:
+        """Log what was not used and what was mended; renamings of nothing are a problem."""
+        path = self._source.path
+        if self._notes:
+            _log.info("Not used in '%s': %s", path, ", ".join(sorted(self._notes)))
+        if self._num_mended:
+            first = ", ".join(self._mended)
+            _log.warning("Mended %d conversations of '%s', as %s", self._num_mended, path, first)
+        for name in sorted(self._source.columns.keys() - self._renamed):
+            hint = did_you_mean(name, self._notes)
+            problems.append(f"{path}: columns names {name!r}, which no row has.{hint}")
+
+    def _with_our_names(self, row: Row) -> Row:
+        usual = {old: new for old, new in _OTHER_NAMES.items() if new not in row}
+        columns = {**usual, **self._source.columns}
+        clashing = [new for old, new in columns.items() if old in row and new in row]
+        clashing = [name for name in clashing if name not in columns]
+        if clashing:
+            raise BadRow(f"columns gives the name {clashing[0]!r} to a key, but the row has it too")
+        self._renamed |= row.keys() & columns.keys()
+        return {columns.get(key, key): value for key, value in row.items()}
+
+    def _check_notes(self, row: Row, shape: Shape) -> None:
+        known = {*shape.keys, *COMMON_KEYS}
+        for key in row.keys() - known - self._notes:
+            near = get_close_matches(key, known - row.keys(), n=1, cutoff=_NEAR)
+            if near:
+                raise BadRow(f"unknown key {key!r}. Did you mean {near[0]!r}?")
+            self._notes.add(key)
+
+    def _checked(self, example: _E) -> _E:
+        if isinstance(example, PreferencePair):
+            check_turns(example.prompt, last=USER)
+            check_turns([*example.prompt, *example.chosen])
+            check_turns([*example.prompt, *example.rejected])
+            if example.chosen == example.rejected:
+                raise BadRow("'chosen' and 'rejected' are the same; there is nothing to prefer")
+            return example
+        if self._source.mend:
+            messages = mended(example.messages)
+            self._note_mended(messages != example.messages, example.origin)
+            example = replace(example, messages=messages)
+        check_turns(example.messages)
+        return example
+
+    def _note_mended(self, was_mended: bool, origin: str) -> None:
+        self._num_mended += was_mended
+        if was_mended and len(self._mended) < 3:
+            self._mended.append(origin)
 
 
-def _refuse_preference(row: Row) -> None:
-    found = [key for key in PREFERENCE_KEYS if key in row]
-    if isinstance(row.get("label"), bool):
-        found.append("label")
+def _recognised(row: Row, gives: type[Example]) -> Shape:
+    """Return the one shape of a row; a judged row is of no shape of a conversation."""
+    found = {name: shape for name, shape in shapes().items() if shape.recognises(row)}
+    judged = {name: shape for name, shape in found.items() if shape.gives is not Conversation}
+    found = judged or found
+    wanted = {name: shape for name, shape in found.items() if shape.gives is gives}
+    if len(wanted) == 1:
+        return next(iter(wanted.values()))
+    if len(wanted) > 1:
+        names = " or ".join(wanted)
+        raise BadRow(f"it could be {names}; choose one with format. Its keys are {sorted(row)}")
     if found:
-        raise _BadRow(f"a preference row ({', '.join(found)}) cannot be learned as it stands")
+        shape = next(iter(found.values()))
+        keys = ", ".join(key for key in row if key in shape.keys)
+        raise BadRow(f"the row ({keys}) is {_READERS[shape.gives]}")
+    if "text" in row:
+        raise BadRow("the row is a plain text, for `danlu pretrain`")
+    raise BadRow(f"no known shape; its keys are {sorted(row)}.{_nearest_key(row, gives)}")
 
 
-def _messages(row: Row) -> list[Message]:
-    """Return the messages of a row of any known shape."""
-    if "messages" in row:
-        return _from_turns(row, "messages", "role", "content")
-    if "conversations" in row:
-        system = _system(row.get("system") or row.get("instruction"))
-        return system + _from_turns(row, "conversations", "from", "value")
-    if "prompt" in row or "response" in row:
-        return _pairs([(_text(row, "prompt"), _text(row, "response"))])
-    if "src" in row or "tgt" in row:
-        return _from_src_tgt(row)
-    if "instruction" in row or "output" in row:
-        return _from_instruction(row)
-    raise _BadRow(f"no known shape; its keys are {sorted(row)}")
+def _nearest_key(row: Row, gives: type[Example]) -> str:
+    known = [key for shape in shapes().values() if shape.gives is gives for key in shape.keys]
+    hints = ((key, did_you_mean(key, known)) for key in sorted(row))
+    return next((f" About {key!r}:{hint}" for key, hint in hints if hint), "")
 
 
-def _from_turns(row: Row, key: str, role_key: str, text_key: str) -> list[Message]:
-    turns = row[key]
-    if not isinstance(turns, list):
-        raise _BadRow(f"'{key}' is not a list")
-    messages: list[Message] = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict):
-            raise _BadRow(f"turn {number} of '{key}' is not an object")
-        role = ROLES.get(str(turn.get(role_key)).lower())
-        if role is None:
-            raise _BadRow(f"turn {number} has the role {turn.get(role_key)!r}")
-        messages.append({"role": role, "content": _text(turn, text_key)})
-    return messages
-
-
-def _from_src_tgt(row: Row) -> list[Message]:
-    sources, targets = _texts(row, "src"), _texts(row, "tgt")
-    if len(sources) != len(targets):
-        raise _BadRow(f"'src' has {len(sources)} texts and 'tgt' {len(targets)}")
-    context = row.get("context") or {}
-    if not isinstance(context, dict):
-        raise _BadRow("'context' is not an object")
-    return _system(context.get("system")) + _pairs(list(zip(sources, targets, strict=True)))
-
-
-def _from_instruction(row: Row) -> list[Message]:
-    question, more = _text(row, "instruction"), row.get("input") or ""
-    if not isinstance(more, str):
-        raise _BadRow("'input' is not a text")
-    question = f"{question}\n{more}" if more else question
-    history = row.get("history") or []
-    if not isinstance(history, list):
-        raise _BadRow("'history' is not a list")
-    pairs = [_history_pair(turn) for turn in history]
-    return _system(row.get("system")) + _pairs([*pairs, (question, _text(row, "output"))])
-
-
-def _history_pair(turn: object) -> tuple[str, str]:
-    if isinstance(turn, list) and len(turn) == 2:
-        question, answer = turn
-        if isinstance(question, str) and isinstance(answer, str):
-            return question, answer
-    raise _BadRow("'history' has an item that is not [question, answer]")
-
-
-def _system(text: object) -> list[Message]:
-    if text is None or text == "":
-        return []
-    if not isinstance(text, str):
-        raise _BadRow("the system message is not a text")
-    return [{"role": "system", "content": text}]
-
-
-def _pairs(pairs: list[tuple[str, str]]) -> list[Message]:
-    roles = ("user", "assistant")
-    return [
-        {"role": role, "content": text}
-        for pair in pairs
-        for role, text in zip(roles, pair, strict=True)
-    ]
-
-
-def _text(row: Row, key: str) -> str:
-    if key not in row:
-        raise _BadRow(f"'{key}' is missing")
-    value = row[key]
-    if not isinstance(value, str):
-        raise _BadRow(f"'{key}' is not a text")
-    return value
-
-
-def _texts(row: Row, key: str) -> list[str]:
-    value = row.get(key)
-    texts = value if isinstance(value, list) else [_text(row, key)]
-    if not all(isinstance(text, str) for text in texts):
-        raise _BadRow(f"'{key}' holds something that is not a text")
-    return texts
-
-
-def _check_turns(messages: list[Message]) -> None:
-    """Refuse what no chat template can render: wrong order, no answer, an empty turn."""
-    turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
-    if not turns:
-        raise _BadRow("there is no turn")
-    for number, message in enumerate(turns):
-        expected = ("user", "assistant")[number % 2]
-        if message["role"] != expected:
-            raise _BadRow(f"turn {number + 1} is from {message['role']}; expected {expected}")
-        if not message["content"].strip():
-            raise _BadRow(f"turn {number + 1}, from {expected}, is empty")
-    if turns[-1]["role"] != "assistant":
-        raise _BadRow("the last turn is from the user; there is no answer to learn")
+def _expected(gives: type[Example]) -> str:
+    known = "".join(
+        f"\n  {name}: {shape.summary}" for name, shape in shapes().items() if shape.gives is gives
+    )
+    return (
+        f"Expected rows of one of these shapes (format: NAME forces one):{known}\n"
+        "with an optional system message, then user and assistant in turn, the assistant last. "
+        "Fix or remove what is listed; where only turns are out of order, mend: true joins turns "
+        "of one speaker and leaves out questions without an answer."
+    )

@@ -1,134 +1,118 @@
-"""JSON and JSON Lines rows with their `file:line`, read strictly; shared by every reader here."""
+"""Rows with their `file:line` from any file that holds some; what it holds is told by its content.
 
-import json
-from collections.abc import Iterator
+JSON Lines, a JSON list, JSON objects one after another, one object with a list of rows in it, CSV
+and TSV with a header, Parquet; each plain or in gzip. Rows come one by one, and a file is never in
+memory as a whole.
+"""
+
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-from danlu.errors import DataError, bullet_list
+from danlu.config.data import DataSource
+from danlu.data.json_rows import line_rows, list_rows, object_rows
+from danlu.data.locating import Place, places_of
+from danlu.data.opening import Content, content_of
+from danlu.data.problems import Problems
+from danlu.data.table_rows import hub_rows, parquet_rows, table_rows
+from danlu.errors import DataError, did_you_mean
 
-Problems = list[str]
+PART_KEY = "split"  # the column that says which part a row belongs to
+_JSON_NAMES = (".json", ".jsonl", ".ndjson")
+_TABLE_NAMES = (".csv", ".tsv")
 
 
-def raise_problems(problems: Problems, path: Path, expected: str) -> None:
-    """Raise one `DataError` that lists all problems found in `path`; do nothing if there are none.
+def source_rows(
+    source: Path | str | DataSource, problems: Problems, row_keys: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Yield (``file:line``, value) for each row of a source.
 
     Args:
-        problems: one line each, beginning with ``file:line``.
-        path: the file or folder that was read.
-        expected: what a good row looks like, and how to fix a bad one.
-    """
-    if problems:
-        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        raise DataError(f"{count} in '{path}':{bullet_list(problems)}\n{expected}")
-
-
-def read_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line without its end); a line that is not UTF-8 is a problem.
-
-    A byte order mark at the start of the file is not part of the text.
+        source: what to read.
+        problems: gets what is wrong in the files; a file without any row is a problem.
+        row_keys: keys that a row may have. A file that is one JSON object with one of them is one
+            row; another such file holds rows in a list.
 
     Raises:
-        DataError: if the file cannot be opened.
+        DataError: if there is nothing to read at all.
     """
-    offset = 0
-    with _open(path) as handle:
-        for number, raw in enumerate(handle, start=1):
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                problems.append(_not_utf8(path, number, offset + error.start, raw[error.start]))
-            else:
-                yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
-            offset += len(raw)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(
-            f"Cannot read '{path}': {error.strerror or error}. Expected a readable file. "
-            "Check the path and its permissions."
-        ) from error
-
-
-def _not_utf8(path: Path, line: int, offset: int, byte: int) -> str:
-    return f"{path}:{line}: byte 0x{byte:02x} at byte offset {offset} is not UTF-8"
-
-
-def read_rows(path: Path, problems: Problems) -> Iterator[tuple[str, object]]:
-    """Yield (``file:line``, value) for each row of a `.jsonl` file or of a `.json` list.
-
-    Malformed rows are added to `problems`. A `.json` file that holds one object per line is read
-    as JSON Lines. Blank lines are no rows.
-    """
-    if path.suffix == ".json" and _begins_with(path, b"["):
-        yield from _rows_of_list(path, problems)
-        return
-    for number, line in read_lines(path, problems):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except ValueError as error:
-                problems.append(f"{path}:{number}: not JSON: {_reason(error)}")
-
-
-def _begins_with(path: Path, mark: bytes) -> bool:
-    with _open(path) as handle:
-        return handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(mark)
-
-
-def _rows_of_list(path: Path, problems: Problems) -> Iterator[tuple[str, object]]:
-    """Decode the items of a JSON list one by one, so that each knows its first line."""
-    known_problems = len(problems)
-    text = "\n".join(line for _, line in read_lines(path, problems))
-    if len(problems) > known_problems:
-        return
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-    at = _skip_blank(text, text.index("[") + 1)
-    while not text.startswith("]", at):
-        line, counted = line + text.count("\n", counted, at), at
+    for place in places_of(source):
+        known, empty = len(problems), True
         try:
-            value, at = decoder.raw_decode(text, at)
-            at = _after_item(text, at)
-        except ValueError as error:
-            problems.append(f"{path}:{_line_of(error, line)}: not JSON: {_reason(error)}")
-            return
-        yield f"{path}:{line}", value
-    _nothing_after(path, text, at + 1, problems)
+            for found in rows_of(place, problems, row_keys):
+                empty = False
+                yield found
+        except DataError as error:
+            problems.append(str(error))
+        if empty and len(problems) == known:
+            problems.append(f"{place.path}: the file has no rows; it is empty")
 
 
-def _nothing_after(path: Path, text: str, at: int, problems: Problems) -> None:
-    if text[at:].strip():
-        line = text.count("\n", 0, _skip_blank(text, at)) + 1
-        problems.append(f"{path}:{line}: not JSON: text after the end of the list")
+def read_rows(
+    path: Path, problems: Problems, row_keys: Collection[str] = (), part: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield (``file:line``, value) for each row of one file; see `source_rows`.
+
+    Malformed rows are added to `problems`. Blank lines are no rows.
+
+    Raises:
+        DataError: if the file cannot be opened, or holds no rows at all (an archive, say).
+    """
+    content = content_of(path)
+    if content == Content.EMPTY:
+        return
+    if content == Content.PARQUET:
+        rows = parquet_rows(path, problems)
+    elif content == Content.JSON_LIST:
+        rows = list_rows(path, problems)
+    elif content == Content.JSON_OBJECT:
+        rows = object_rows(path, problems, part, row_keys)
+    elif content == Content.JSON_LINES or _suffix(path) in _JSON_NAMES:
+        rows = line_rows(path, problems)
+    else:
+        rows = table_rows(path, problems)
+    yield from rows
 
 
-def _skip_blank(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
+def names_rows(path: Path) -> bool:
+    """Return whether the name promises rows; content that is none is then an error, not text."""
+    return _suffix(path) in _JSON_NAMES + _TABLE_NAMES
 
 
-def _after_item(text: str, at: int) -> int:
-    """Return where the next item or the closing bracket is, past the comma between items."""
-    at = _skip_blank(text, at)
-    if text.startswith("]", at):
-        return at
-    if not text.startswith(",", at):
-        raise json.JSONDecodeError("expected ',' or ']' after an item", text, at)
-    at = _skip_blank(text, at + 1)
-    if text.startswith("]", at):
-        raise json.JSONDecodeError("a comma before the closing ']'", text, at)
-    return at
+def rows_of(
+    place: Place, problems: Problems, row_keys: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Yield (``file:line``, value) for each row of one place; see `source_rows`.
+
+    Raises:
+        DataError: if it cannot be opened.
+    """
+    if place.on_hub:
+        yield from hub_rows(str(place.path), place.part or "", problems)
+    elif place.part is None:
+        yield from read_rows(place.path, problems, row_keys)
+    else:
+        yield from _rows_of_part(place.path, place.part, problems, row_keys)
 
 
-def _line_of(error: ValueError, otherwise: int) -> int:
-    return error.lineno if isinstance(error, json.JSONDecodeError) else otherwise
+def _rows_of_part(
+    path: Path, part: str, problems: Problems, row_keys: Collection[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of one part: those of its list, or those that name it under `PART_KEY`."""
+    known, others, empty = len(problems), set[str](), True
+    in_object = content_of(path) == Content.JSON_OBJECT
+    for origin, row in read_rows(path, problems, row_keys, part):
+        name = part if in_object else row.get(PART_KEY) if isinstance(row, dict) else None
+        if name == part:
+            empty = False
+            yield origin, row
+        else:
+            others.add(str(name))
+    if empty and len(problems) == known:
+        found = ", ".join(sorted(others - {"None"})) or f"none that a row names under '{PART_KEY}'"
+        hint = did_you_mean(part, others)
+        problems.append(f"{path}: no row of the part {part!r}; its parts: {found}.{hint}")
 
 
-def _reason(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} (column {error.colno})"
-    return str(error)
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix

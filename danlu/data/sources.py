@@ -1,120 +1,120 @@
-"""Corpora: documents from text files, JSON rows or a folder of them, and a held-out split.
+"""Corpora: documents from text files, rows or a folder of them, and a held-out split.
 
 Text files. A form feed, or a line that holds only ``<|endoftext|>``, ends a document. In a file
 without these marks, paragraphs (parted by blank lines) are gathered greedily into documents of up
 to `TARGET_CHARS` characters, so that neighbours stay together; a longer paragraph is parted between
 its lines, and a line is never cut.
 
-JSON rows (`.jsonl`, or a list in `.json`). A text; an object with the text under `text_key`; or an
-object without that key but with ``lines``, a list of texts, which are joined by line ends under the
-``title``, if there is one.
+Rows (every form of `danlu/data/rows.py`; a table only if it has the column). A text; an object with
+the text under `text_key`; or an object without that key but with ``lines``, a list of texts, which
+are joined by line ends under the ``title``, if there is one.
 """
 
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from danlu.config.data import DataSource
 from danlu.data.examples import Document
-from danlu.data.rows import Problems, raise_problems, read_lines, read_rows
-from danlu.errors import DataError
+from danlu.data.locating import EXTENSIONS, Place, as_source, places_of
+from danlu.data.opening import Content, content_of, read_lines
+from danlu.data.problems import Problems, raise_problems
+from danlu.data.rows import names_rows, rows_of
+from danlu.data.table_rows import header_of
+from danlu.errors import ConfigError, DataError
 
-__all__ = ["Document", "held_out_split", "read_corpus"]
+__all__ = ["EXTENSIONS", "Document", "held_out_split", "read_corpus"]
 
 TARGET_CHARS = 2000
 END_OF_DOCUMENT = "<|endoftext|>"
-EXTENSIONS = (".json", ".jsonl", ".txt")
-
-_log = logging.getLogger(__name__)
+TEXT = "text"  # the format that reads any file as plain text
 
 
-def read_corpus(path: Path | str, text_key: str = "text") -> Iterator[Document]:
-    """Yield the documents of a file, or of a folder's files in sorted order, sub-folders included.
-
-    Files of a folder with another extension are named in one log message.
+def read_corpus(source: Path | str | DataSource, text_key: str | None = None) -> Iterator[Document]:
+    """Yield the documents of a source, a folder's files in sorted order, sub-folders included.
 
     Args:
-        path: a `.txt`, `.jsonl` or `.json` file, or a folder of them.
-        text_key: where an object row has its text.
+        source: a file, a folder, `FILE:PART`, ``hub:OWNER/NAME``, or a `DataSource`; its `format`
+            may be ``text``, for files of plain text that look like something else.
+        text_key: where an object row has its text; None for what the source says.
 
     Raises:
-        DataError: at once if there is no such file or nothing to read in the folder; at the end of
-            the documents if a file is not UTF-8, a row is malformed or has no text, or a file is
-            empty. All problems of all files are listed together.
+        DataError: at once if there is nothing to read; at the end of the documents if a file is not
+            UTF-8, a row is malformed or has no text, or a file is empty. All problems of all files
+            are listed together.
+        ConfigError: if `format` is another one.
     """
-    path = Path(path)
-    return _read_files(_corpus_files(path), path, text_key)
-
-
-def _corpus_files(path: Path) -> list[Path]:
-    if path.is_file():
-        if path.suffix not in EXTENSIONS:
-            raise DataError(
-                f"'{path}' has the extension {path.suffix!r}; expected one of "
-                f"{', '.join(EXTENSIONS)}. Convert or rename the file."
-            )
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"There is no corpus at '{path}'; expected a file or a folder.")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    _note_skipped([file for file in files if file.suffix not in EXTENSIONS], path)
-    known = [file for file in files if file.suffix in EXTENSIONS]
-    if not known:
-        raise DataError(
-            f"The folder '{path}' has no corpus file; expected files ending in "
-            f"{', '.join(EXTENSIONS)}."
+    source = as_source(source)
+    if source.format not in (None, TEXT):
+        raise ConfigError(
+            f"format {source.format!r} is not for a corpus; expected {TEXT!r} or nothing."
         )
-    return known
+    return _read_places(places_of(source), source, text_key or source.text_key)
 
 
-def _note_skipped(files: list[Path], folder: Path) -> None:
-    if files:
-        names = ", ".join(str(file.relative_to(folder)) for file in files[:20])
-        more = f" (+{len(files) - 20} more)" if len(files) > 20 else ""
-        _log.warning(
-            "Not read in '%s', since only %s are: %s%s",
-            folder,
-            ", ".join(EXTENSIONS),
-            names,
-            more,
-        )
+def _read_places(places: list[Place], source: DataSource, text_key: str) -> Iterator[Document]:
+    problems = Problems()
+    for place in places:
+        known, empty = len(problems), True
+        try:
+            for document in _read_place(place, source.format == TEXT, text_key, problems):
+                empty = False
+                yield document
+        except DataError as error:
+            problems.append(str(error))
+        if empty and len(problems) == known:
+            problems.append(f"{place.path}: the file is empty")
+    expected = f"Expected UTF-8 text, or rows with a text under {text_key!r}. "
+    raise_problems(problems, source.path, expected + "Fix or remove what is listed.")
 
 
-def _read_files(files: list[Path], path: Path, text_key: str) -> Iterator[Document]:
-    problems: Problems = []
-    for file in files:
-        known_problems, empty = len(problems), True
-        for document in _read_file(file, text_key, problems):
-            empty = False
-            yield document
-        if empty and len(problems) == known_problems:
-            problems.append(f"{file}: the file is empty")
-    expected = f"Expected UTF-8 text, or JSON rows with a text under {text_key!r}. "
-    raise_problems(problems, path, expected + "Fix or remove what is listed.")
+def _read_place(
+    place: Place, as_text: bool, text_key: str, problems: Problems
+) -> Iterator[Document]:
+    if not place.on_hub and (as_text or _is_plain(place.path, text_key)):
+        return _text_documents(place.path, problems)
+    return _row_documents(place, text_key, problems)
 
 
-def _read_file(file: Path, text_key: str, problems: Problems) -> Iterator[Document]:
-    if file.suffix == ".txt":
-        return _text_documents(file, problems)
-    return _row_documents(file, text_key, problems)
+def _is_plain(path: Path, text_key: str) -> bool:
+    """Return whether a file is plain text; neither named nor written as rows."""
+    if content_of(path) != Content.PLAIN or names_rows(path):
+        return False
+    header = header_of(path)
+    return header is None or text_key not in header[0]
 
 
 # ---------------------------------------------------------------- text files
 
 
 def _text_documents(file: Path, problems: Problems) -> Iterator[Document]:
-    lines = list(read_lines(file, problems))
-    parts = list(_marked_parts(lines))
-    parts = parts if len(parts) > 1 else list(_gathered_parts(lines))
-    for number, text in parts:
+    parted = _marked_parts if _has_marks(read_lines(file, Problems())) else _gathered_parts
+    for number, text in parted(read_lines(file, problems)):
         yield Document(text, f"{file}:{number}")
 
 
-def _marked_parts(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def _has_marks(lines: Iterable[tuple[int, str]]) -> bool:
+    """Return whether a mark parts the text, with something on both its sides."""
+    before = filled = False
+    for _, line in lines:
+        first, *rest = _pieces(line)
+        filled = filled or bool(first.strip())
+        for piece in rest:
+            before, filled = before or filled, bool(piece.strip())
+        if before and filled:
+            return True
+    return False
+
+
+def _pieces(line: str) -> list[str]:
+    return ["", ""] if line.strip() == END_OF_DOCUMENT else line.split("\f")
+
+
+def _marked_parts(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Yield the documents between form feeds and end-of-document lines; one if there is no mark."""
     open_lines: list[tuple[int, str]] = []
     for number, line in lines:
-        first, *rest = ["", ""] if line.strip() == END_OF_DOCUMENT else line.split("\f")
+        first, *rest = _pieces(line)
         open_lines.append((number, first))
         for piece in rest:
             yield from _joined(open_lines)
@@ -122,7 +122,7 @@ def _marked_parts(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     yield from _joined(open_lines)
 
 
-def _gathered_parts(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def _gathered_parts(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Yield neighbouring paragraphs, or lines of a long one, up to `TARGET_CHARS` together."""
     gathered: list[tuple[int, str]] = []
     size = 0
@@ -136,7 +136,7 @@ def _gathered_parts(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     yield from _joined(gathered)
 
 
-def _blocks(lines: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+def _blocks(lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
     """Yield what stays together: a paragraph with the blank lines after it, or one long line."""
     block: list[tuple[int, str]] = []
     size = 0
@@ -162,11 +162,11 @@ def _joined(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         yield inner[0][0], "\n".join(line for _, line in inner)
 
 
-# ---------------------------------------------------------------- JSON rows
+# ---------------------------------------------------------------- rows
 
 
-def _row_documents(file: Path, text_key: str, problems: Problems) -> Iterator[Document]:
-    for origin, row in read_rows(file, problems):
+def _row_documents(place: Place, text_key: str, problems: Problems) -> Iterator[Document]:
+    for origin, row in rows_of(place, problems, (text_key, "lines")):
         text = _row_text(row, text_key)
         if text is None:
             problems.append(f"{origin}: no text under {text_key!r}, and no 'lines'; {_shape(row)}")

@@ -1,0 +1,1 @@
+"""One file per row shape; a shape is discovered by its file name."""
