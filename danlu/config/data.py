@@ -31,6 +31,10 @@ class DataSource(Config):
         description="join turns of one speaker, drop answers before any question and questions "
         "without an answer, instead of refusing such rows",
     )
+    tool_marks: bool = Field(
+        False,
+        description="read answers with #text2image# or #InstructFace# as tool calls; as text else",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

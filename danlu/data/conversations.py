@@ -23,6 +23,7 @@ from danlu.config.data import DataSource
 from danlu.data.examples import USER, Conversation, LabelledAnswer, PreferencePair
 from danlu.data.fields import BadRow, Row, described, present
 from danlu.data.locating import as_source
+from danlu.data.marked_calls import with_tool_calls
 from danlu.data.problems import Problems, raise_problems
 from danlu.data.rows import source_rows
 from danlu.data.shape import COMMON_KEYS, Example, Shape, keys_of_rows, named_shape, shapes
@@ -164,6 +165,8 @@ class _Rows(Generic[_E]):
             messages = mended(example.messages)
             self._note_mended(messages != example.messages, example.origin)
             example = replace(example, messages=messages)
+        if self._source.tool_marks:
+            example = replace(example, messages=with_tool_calls(example.messages))
         check_turns(example.messages)
         return example
 

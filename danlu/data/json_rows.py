@@ -43,14 +43,15 @@ def object_rows(
 ) -> Iterator[tuple[str, Any]]:
     """Yield (``file:line``, row) for each row of a file that is an object, or several.
 
-    Objects one after another are the rows, and so is one alone with any of `row_keys`. Another
-    object alone holds rows in the list under the key `part`; with `part` None in the list under
-    ``train``, or in the only list that is not a held-out part.
+    Objects one after another are the rows, and so is one alone with any of `row_keys` or without a
+    list of objects or texts. Another holds the rows in the list under the key `part`; with `part`
+    None in the list under ``train``, or in the only list that is not a held-out part.
     """
     window = Window(path, problems)
     with _noting_errors(window, path, problems):
         found = _keys_of_object(Window(path, Problems()))
-        if found is None or set(row_keys) & found.keys():
+        holds_rows = found is not None and (any(found.values()) or part is not None)
+        if found is None or set(row_keys) & found.keys() or not holds_rows:
             yield from window.values()
             return
         chosen = _chosen_list(found, path, problems, part)
@@ -91,6 +92,9 @@ def _chosen_list(
     if part is not None and part in lists:
         return part
     there = f"lists of rows: {', '.join(lists)}" if lists else f"keys: {', '.join(found)}"
-    hint = did_you_mean(part, lists) if part else f" Choose a list with split, or '{path}:NAME'."
-    problems.append(f"{path}: no list {part!r} to read; the object's {there}.{hint}")
+    if part is None:
+        problem = f"which list is to be read? Choose with split, or as '{path}:{lists[0]}'"
+    else:
+        problem = f"there is no list {part!r} to read.{did_you_mean(part, lists)}"
+    problems.append(f"{path}: {problem}; the object's {there}")
     return None
