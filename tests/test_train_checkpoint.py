@@ -13,8 +13,9 @@ from train_parts import STEPS, left_behind, tiny_job
 from danlu.config.adapter import LoraConfig
 from danlu.errors import CheckpointError, OutputError
 from danlu.train import checkpoint
+from danlu.train.best import BEST
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint, load_newest
-from danlu.train.loop import CHECKPOINTS, METRICS, train
+from danlu.train.loop import CHECKPOINTS, METRICS, Job, train
 from danlu.train.metrics import StepLog, read_metrics
 
 DROPOUT = LoraConfig(lora_rank=2, lora_dropout=0.5)
@@ -65,6 +66,47 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(
     job = tiny_job(lora=DROPOUT)
     train(job, tmp_path)
     assert left_behind(tmp_path, job) == whole
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "adamw8bit": {"optimizer": "adamw8bit"},
+    "adafactor": {"optimizer": "adafactor"},
+    "muon": {"optimizer": "muon"},
+    "sgd": {"optimizer": "sgd", "schedule": "linear"},
+    "offloaded": {"offload_optimizer": True},
+    "fp16": {"precision": "fp16", "schedule": "wsd"},
+    "noise": {"neftune_alpha": 5.0},
+    "recomputed": {"activation_checkpointing": "full"},
+    "best": {"best_metric": "held_out_loss", "eval_every_steps": 1},
+    "early": {"best_metric": "held_out_accuracy", "eval_every_steps": 1, "patience": 2},
+}
+
+
+@pytest.mark.parametrize("variant", RESUMED)
+def test_every_kind_of_state_is_resumed(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job() -> Any:
+        lora = DROPOUT if variant in ("noise", "recomputed", "fp16") else None
+        made = tiny_job(lora=lora, save_every_steps=1, **RESUMED[variant])
+        return Job(**{**vars(made), "lr_scales": dict.fromkeys(list(made.masters.weights)[::2], 4)})
+
+    def left(folder: Path, done: Job[Any]) -> dict[str, Any]:
+        best = folder / CHECKPOINTS / BEST / "weights.safetensors"
+        last = Job(**{**vars(done), "steps": outcome.counters.step})
+        return {**left_behind(folder, last), "best": best.exists() and best.read_bytes()}
+
+    whole = job()
+    outcome = train(whole, tmp_path / "whole")
+    expected = left(tmp_path / "whole", whole)
+    for calls in (3, 2):
+        with monkeypatch.context() as patch:
+            Trap(patch, calls).set_on(checkpoint, "write_checkpoint")
+            with pytest.raises(Stop):
+                train(job(), tmp_path / "parts")
+    last = job()
+    assert train(last, tmp_path / "parts").counters.step == outcome.counters.step
+    assert left(tmp_path / "parts", last) == expected
 
 
 def damage(path: Path) -> None:

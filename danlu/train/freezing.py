@@ -38,13 +38,19 @@ def freeze(decoder: Decoder, config: FreezeConfig) -> list[str]:
 
 
 def _published_names(decoder: Decoder) -> dict[str, list[str]]:
-    """Return our name of each parameter and the names of the published tensors it is in."""
-    names: dict[str, list[str]] = {name: [] for name, _ in decoder.named_parameters()}
+    """Return our name of each parameter, and whatever else it is called.
+
+    Others are the names of the published tensors it is in, and of a head tied to an embedding.
+    """
+    first = {id(p): name for name, p in decoder.named_parameters()}
+    every = dict(decoder.named_parameters(remove_duplicate=False))
+    names: dict[str, list[str]] = {name: [] for name in first.values()}
+    for name, parameter in every.items():
+        names[first[id(parameter)]].append(name)
     if decoder.published is not None:
         for entry in published_layout(decoder).entries.values():
-            for ours in entry.ours:
-                if ours in names:
-                    names[ours].append(entry.published)
+            for parameter in (every[name] for name in entry.ours if name in every):
+                names[first[id(parameter)]].append(entry.published)
     return names
 
 
@@ -61,8 +67,8 @@ def _matching(patterns: Iterable[str], published: Mapping[str, Sequence[str]]) -
     return {
         ours
         for pattern in patterns
-        for ours, others in published.items()
-        if any(_matches(name, pattern) for name in (ours, *others))
+        for ours, every in published.items()
+        if any(_matches(name, pattern) for name in every)
     }
 
 
@@ -93,6 +99,6 @@ def _check(config: FreezeConfig, decoder: Decoder, published: Mapping[str, Seque
 
 def _closest(pattern: str, published: Mapping[str, Sequence[str]]) -> str:
     """Return the closest name or part of a name, as a question."""
-    names = {name for ours, others in published.items() for name in (ours, *others)}
+    names = {name for every in published.values() for name in every}
     parts = {part for name in names for part in name.split(".") if not part.isdigit()}
     return did_you_mean(pattern, sorted(parts | names))
