@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from danlu.config.adapter import LoraConfig
+from danlu.config.adapter import AdapterConfig, LoraConfig
 from danlu.config.base import Config
 from danlu.config.data import FinetuneData, PretrainData
 from danlu.config.model import ModelShape
@@ -41,7 +41,8 @@ class FinetuneRun(Config):
         None, description="family of the model, where its config.json does not tell it"
     )
     data: FinetuneData = Field(description="what it reads")
-    adapter: LoraConfig | None = Field(
-        default_factory=LoraConfig, description="the LoRA adapter; null: train every weight"
+    adapter: AdapterConfig | None = Field(
+        default_factory=LoraConfig,
+        description="the adapter, by its method; null: train every weight",
     )
     train: TrainOptions = Field(description="how it learns")
