@@ -87,8 +87,7 @@ class DanluStack(Stack):
         self._decoder, self._masters = self._trainable()
 
     def _trainable(self) -> tuple[Any, Any]:
-        from danlu.adapters.lora import attach_lora
-        from danlu.loading import load_decoder
+        from danlu.loading import attach_adapter, load_decoder
         from danlu.train.precision import DTYPES, Masters
 
         dtype = DTYPES[self.options.precision]
@@ -96,7 +95,7 @@ class DanluStack(Stack):
             decoder = load_decoder(self.model, torch.float32)
             return decoder, Masters(decoder, dtype)
         decoder = load_decoder(self.model, dtype)
-        attach_lora(decoder, self.plan.adapter, torch.Generator().manual_seed(SEED))
+        attach_adapter(decoder, self.plan.adapter, torch.Generator().manual_seed(SEED))
         return decoder, Masters(decoder)
 
     def train(self, steps: int) -> None:

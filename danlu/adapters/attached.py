@@ -16,9 +16,18 @@ class Adaptable(HasLinears, Protocol):
 
     Attributes:
         adapters: every `Attached` by its name, in the order in which they were put on.
+        unmerged: what it was before adapters were merged reversibly, or None.
+        config: frozen, with `tie_word_embeddings`.
+        published: frozen, with the `config` of its checkpoint; None if it has none.
     """
 
     adapters: dict[str, Any]
+    unmerged: Any
+    config: Any
+    published: Any
+
+    def linear_roles(self) -> dict[str, str]:
+        """Return the role of every linear layer by its name."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every parameter with its name."""
@@ -56,6 +65,10 @@ class Attached(ABC):
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """Return what is trained, each once."""
+
+    def slots(self) -> list[str]:
+        """Return the names of the modules that merging replaces."""
+        return []
 
     def merge(self, model: Any) -> None:
         """Make the adapter, which is on, part of the weights; others may be on beside it."""

@@ -14,6 +14,7 @@ import torch
 
 from danlu.adapters.attached import Adaptable, Attached
 from danlu.adapters.folder import open_folder, write_folder
+from danlu.adapters.merging import Unmerged, tie_or_untie
 from danlu.adapters.method import method_of_config, method_of_peft, methods
 from danlu.config.base import Config
 from danlu.errors import AdapterError, did_you_mean
@@ -123,8 +124,14 @@ def disabled(model: Adaptable) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merge_adapters(model: Adaptable) -> list[str]:
+def merge_adapters(model: Adaptable, *, reversible: bool = False) -> list[str]:
     """Make every adapter part of the weights; return the names of what was changed.
+
+    A head that was tied to the embedding and now differs from it is untied, in the config too.
+
+    Args:
+        model: with adapters.
+        reversible: keep the base in memory, so that `unmerge_adapters` gives it back bit for bit.
 
     Raises:
         AdapterError: if one cannot be merged; the model is then as it was.
@@ -136,12 +143,34 @@ def merge_adapters(model: Adaptable) -> list[str]:
     ]
     if reasons:
         raise AdapterError("\n".join(reasons))
+    before = Unmerged.of(model) if reversible else None
     changed: dict[str, None] = {}
     for attached in model.adapters.values():
         attached.merge(model)
         changed |= dict.fromkeys(attached.names)
     model.adapters.clear()
+    model.unmerged = before
+    tie_or_untie(model)
     return list(changed)
+
+
+def unmerge_adapters(model: Adaptable) -> list[str]:
+    """Take merged adapters out of the weights again; return their names.
+
+    The base is back bit for bit, and the adapters are on beside it, as before `merge_adapters`.
+
+    Raises:
+        AdapterError: if nothing was merged reversibly.
+    """
+    before = model.unmerged
+    if before is None:
+        raise AdapterError(
+            "Nothing can be unmerged: no adapter was merged with reversible=True. Expected that, "
+            "as the base is kept in memory for it; or load the base again."
+        )
+    model.unmerged = None
+    before.restore(model)
+    return list(model.adapters)
 
 
 def _check_free(model: Adaptable, name: str) -> None:

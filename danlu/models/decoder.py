@@ -107,6 +107,7 @@ class Decoder(nn.Module):
         published: how its checkpoint was written, so that saving gives back the same.
         prepared_for_inference: layers are fused and packed; it can neither be trained nor saved.
         adapters: what `danlu.adapters` put on it, by name; the base alone has none.
+        unmerged: what it was before adapters were merged reversibly, or None.
     """
 
     published: Published | None = None
@@ -116,6 +117,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.adapters: dict[str, Any] = {}
+        self.unmerged: Any = None
         self.model = Backbone(config)
         self.lm_head: LinearLike = config.head(config.embedding_width, config.vocab_size)
         self.prefix: Prefix | None = None

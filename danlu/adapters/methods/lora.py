@@ -1,18 +1,26 @@
-"""LoRA (arXiv:2106.09685): low-rank updates of linear layers."""
+"""LoRA (arXiv:2106.09685) and its relatives: low-rank updates of linear layers and embedding.
 
-import math
+Rank-stabilised (arXiv:2312.03732), DoRA (arXiv:2402.09353), PiSSA (arXiv:2404.02948), LoRA+
+(arXiv:2402.12354); beside them trained biases, whole modules and token rows.
+"""
+
 from collections.abc import Mapping
 
 import torch
 
 from danlu.adapters.attached import Adaptable
-from danlu.adapters.lora import LoRALinear
+from danlu.adapters.fresh import fresh_replacements, fresh_updates
+from danlu.adapters.low_rank import LoRAEmbedding, LoRALinear
 from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.peft_format import read_updates, write_updates
-from danlu.adapters.targets import choose_targets
+from danlu.adapters.peft_config import lora_problems
+from danlu.adapters.peft_low_rank import read_low_rank
+from danlu.adapters.peft_reading import Reading, read_replacements
+from danlu.adapters.peft_rows import fresh_rows, read_rows
+from danlu.adapters.peft_tensors import read_parts
+from danlu.adapters.peft_writing import write_lora
+from danlu.adapters.token_ids import known_ids
 from danlu.adapters.wrapping import Wrapping
 from danlu.config.adapter import LoraConfig
-from danlu.nn.linear import LinearLike
 from danlu.weights.rules import Entry
 
 
@@ -31,32 +39,47 @@ class Lora:
         entries: Mapping[str, Entry],
     ) -> Wrapping:
         """Return fresh updates: A drawn uniformly as for a linear layer, B zero."""
-        linears = dict(model.linears())
-        targets = choose_targets(model, config)
-        wrappers = {name: _fresh(linears[name], config, generator) for name in targets}
-        return Wrapping(self.name, config, wrappers)
+        wrappers = fresh_updates(model, config, generator, entries)
+        replacements = fresh_replacements(model, config, [n for n, _ in wrappers], entries)
+        scales = {
+            wrapper.lora_B: config.learning_rate_ratio
+            for _, wrapper in wrappers
+            if isinstance(wrapper, LoRALinear | LoRAEmbedding) and config.learning_rate_ratio != 1.0
+        }
+        rows = fresh_rows(model, known_ids(model, config.token_rows)) if config.token_rows else []
+        return Wrapping(self.name, config, [*wrappers, *rows], replacements, scales)
 
     def read(
         self, model: Adaptable, source: AdapterSource, entries: Mapping[str, Entry]
     ) -> Wrapping:
-        """Return the updates in a folder."""
-        return Wrapping(self.name, LoraConfig(), read_updates(model, source, entries))
+        """Return the updates in a folder, with all that was trained beside them."""
+        reading = Reading(model, entries, source, problems=lora_problems(source.config))
+        if not reading.problems:
+            parts = read_parts(source.weights)
+            reading.unknown(parts, "factors")
+            read_low_rank(reading, parts)
+            read_replacements(reading, parts)
+            read_rows(reading, parts)
+        reading.finish()
+        return Wrapping(self.name, _config(source), reading.wrappers, reading.replacements)
 
     def write(
         self, model: Adaptable, attached: Wrapping, entries: Mapping[str, Entry]
     ) -> AdapterContent:
         """Return what a folder with the updates holds."""
-        return write_updates(attached.wrappers, entries)
+        return write_lora(model, attached, entries)
 
 
 METHOD = Lora()
 
 
-def _fresh(base: LinearLike, config: LoraConfig, generator: torch.Generator) -> LoRALinear:
-    bound = 1 / math.sqrt(base.in_features)
-    lora_A = torch.empty(config.lora_rank, base.in_features)
-    lora_A.uniform_(-bound, bound, generator=generator)
-    lora_B = torch.zeros(base.out_features, config.lora_rank)
-    return LoRALinear(
-        base, lora_A, lora_B, config.lora_alpha / config.lora_rank, config.lora_dropout
+def _config(source: AdapterSource) -> LoraConfig:
+    """Return the config of an adapter that was read, as far as it can be told."""
+    keys = source.config
+    return LoraConfig(
+        lora_rank=int(keys["r"]),
+        lora_alpha=float(keys["lora_alpha"]) or 1.0,
+        lora_dropout=float(keys.get("lora_dropout") or 0.0),
+        rank_stabilized=bool(keys.get("use_rslora")),
+        dora=bool(keys.get("use_dora")),
     )
