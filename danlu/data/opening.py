@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -17,7 +18,7 @@ from danlu.data.problems import Problems
 from danlu.errors import DataError
 
 HEAD_BYTES = 1 << 16
-FIRST_LINE_BYTES = 1 << 25  # a file with a longer first line is read as one value
+LONG_LINE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what 'surrogateescape' makes of wrong bytes
@@ -80,16 +81,28 @@ def _looks_like_json(text: str) -> bool:
 def _lines_or_value(path: Path, first: str) -> Content:
     """Tell JSON Lines, whose lines are whole values, from a value over all lines."""
     with opened(path) as handle:
-        lines = iter(lambda: handle.readline(FIRST_LINE_BYTES), b"")
-        filled = (line.removeprefix(BYTE_ORDER_MARK).strip() for line in lines)
-        begin = [line for _, line in zip(range(2), filter(None, filled), strict=False)]
-    whole = [_is_json(line) for line in begin]
+        begin = list(islice(_filled_lines(handle), 2))
+    value = Content.JSON_LIST if first == "[" else Content.JSON_OBJECT
+    is_long = len(begin[0]) >= LONG_LINE_BYTES  # looked at no closer, so as not to read it twice
     if first == "[":  # a list in one line holds the rows, unless other lines follow it
-        return Content.JSON_LINES if whole == [True, True] else Content.JSON_LIST
-    if whole[0]:  # an object alone may hold a list of rows
-        return Content.JSON_OBJECT if first == "{" and len(whole) == 1 else Content.JSON_LINES
-    goes_on = begin[0].endswith((b"[", b"{", b","))
-    return Content.JSON_LINES if whole[1:] == [True] and not goes_on else Content.JSON_OBJECT
+        is_lines = not is_long and [_is_json(line) for line in begin] == [True, True]
+    elif is_long or _is_json(begin[0]):  # an object alone may hold a list of rows
+        is_lines = len(begin) > 1 or first == '"'
+    else:
+        goes_on = begin[0].endswith((b"[", b"{", b","))
+        is_lines = len(begin) > 1 and _is_json(begin[1]) and not goes_on
+    return Content.JSON_LINES if is_lines else value
+
+
+def _filled_lines(handle: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines that are not blank, of each at most the first `LONG_LINE_BYTES`."""
+    while line := handle.readline(LONG_LINE_BYTES):
+        cut = line
+        while len(cut) == LONG_LINE_BYTES and not cut.endswith(b"\n"):
+            cut = handle.readline(LONG_LINE_BYTES)
+        filled = line.removeprefix(BYTE_ORDER_MARK).strip()
+        if filled:
+            yield filled
 
 
 def _is_json(line: bytes) -> bool:

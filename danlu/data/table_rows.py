@@ -43,13 +43,13 @@ def table_rows(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
         problems.append(f"{path}:1: neither JSON nor a table with a header: {what}")
         return
     names, delimiter = header
-    number = 1
+    number, known = 1, len(problems)
     for number, cells in enumerate_records(path, problems, delimiter):
         if len(cells) != len(names):
             problems.append(f"{path}:{number}: {len(cells)} cells, but {len(names)} columns")
         elif number > 1:
             yield f"{path}:{number}", {n: cell for n, cell in zip(names, cells, strict=True) if n}
-    if number == 1:
+    if number == 1 and len(problems) == known:
         problems.append(f"{path}: no row after the header {', '.join(names)}")
 
 
