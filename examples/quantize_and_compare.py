@@ -1,11 +1,11 @@
-"""Round a model to int8 and int4 and see what each costs.
+"""Round a model to int8, int4, nf4 and fp4 and see what each costs.
 
 After `danlu tour`:
 
     python examples/quantize_and_compare.py danlu-tour/model quantized
 
 KL divergence and perplexity are measured on text that the model itself writes; --text FILE takes
-another. The folders `quantized/int8` and `quantized/int4` are complete models.
+another. The folders, such as `quantized/int8`, are complete models.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def row(report: QuantizeReport) -> str:
     change, size = report.comparison, report.quantized_bytes / report.original_bytes
     perplexity = change.perplexity_candidate / change.perplexity_reference - 1
     return (
-        f"{report.scheme.bits} bits: {size:.0%} of the size, KL {change.kl_mean:.1e}, "
+        f"{report.scheme.summary}: {size:.0%} of the size, KL {change.kl_mean:.1e}, "
         f"top-1 agreement {change.top1_agreement:.1%}, perplexity {perplexity:+.2%}"
     )
 

@@ -76,7 +76,12 @@ def test_quantizing_prints_a_line_for_each_width(
     out = tmp_path / "quantized"
     example("quantize_and_compare").main([str(model), str(out), "--text", str(text)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["8 bits", "4 bits"]
+    assert [line.split(":")[0] for line in lines] == [
+        "rtn, 8 bits, whole rows",
+        "rtn, 4 bits, groups of 32",
+        "nf4, 4 bits, blocks of 64, double quantization",
+        "fp4, 4 bits, blocks of 64, double quantization",
+    ]
     assert all("top-1 agreement" in line for line in lines)
     assert (out / "int8" / "config.json").exists()
     assert (out / "int4" / "config.json").exists()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from danlu.config.quantize import PRESETS, QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder, save_decoder
-from danlu.quantize.formats.compressed_tensors import pack, unpack
+from danlu.quantize.bits import pack, unpack
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.operators import (
     DequantizeOperator,

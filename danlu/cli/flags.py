@@ -1,11 +1,12 @@
 """Flags that several commands share; help and defaults come from the typed configs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from danlu.config.quantize import PresetName
 from danlu.engine.sampling import SamplingParams
 
 
@@ -23,9 +24,7 @@ Adapter = Annotated[
     str | None,
     typer.Option("--adapter", metavar="PATH", help="Folder of a LoRA adapter to put on."),
 ]
-Quantize = Annotated[
-    Literal["int8", "int4"] | None, typer.Option("--quantize", help="Quantize while loading.")
-]
+Quantize = Annotated[PresetName | None, typer.Option("--quantize", help="Quantize while loading.")]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto: as it was saved.")
 ]

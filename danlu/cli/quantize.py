@@ -19,6 +19,14 @@ def command(
     symmetric: Annotated[
         bool | None, field_option(QuantScheme, "symmetric", "--symmetric/--asymmetric")
     ] = None,
+    block_size: Annotated[int | None, field_option(QuantScheme, "block_size")] = None,
+    double_quant: Annotated[
+        bool | None,
+        field_option(QuantScheme, "double_quant", "--double-quant/--no-double-quant"),
+    ] = None,
+    double_quant_block_size: Annotated[
+        int | None, field_option(QuantScheme, "double_quant_block_size")
+    ] = None,
     head_bits: Annotated[int | None, field_option(QuantScheme, "head_bits")] = None,
     text: flags.Text = None,
     speed: flags.Speed = True,
@@ -27,17 +35,23 @@ def command(
     """Quantize a model and show size, perplexity change, KL and speed beside the original.
 
     Without further flags, 8 bits have one scale per output row and 4 bits one per 32 inputs.
+    Integers are written as compressed-tensors, nf4 and fp4 as bitsandbytes.
 
     [bold]Examples[/bold]
 
     - danlu quantize danlu-tour/model model-int8 --bits 8
 
     - danlu quantize MODEL OUT --bits 4 --group-size 64 --text held_out.txt
+
+    - danlu quantize MODEL OUT --method nf4
     """
     given = {
         "method": method,
         "group_size": group_size,
         "symmetric": symmetric,
+        "block_size": block_size,
+        "double_quant": double_quant,
+        "double_quant_block_size": double_quant_block_size,
         "head_bits": head_bits,
     }
     scheme = scheme_of(bits, {name: value for name, value in given.items() if value is not None})

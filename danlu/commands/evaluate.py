@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from danlu.commands.compare import weight_bytes
 from danlu.commands.speed import served_speed
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize import PresetName, QuantScheme
 from danlu.data.conversations import read_conversations
 from danlu.data.examples import Conversation
 from danlu.data.sources import read_corpus
@@ -81,7 +81,7 @@ def evaluate(
     instructions: str | Path | None = None,
     text: str | Path | None = None,
     adapter: str | Path | None = None,
-    quantize: Literal["int8", "int4"] | QuantScheme | None = None,
+    quantize: PresetName | QuantScheme | None = None,
     dtype: str | torch.dtype = "auto",
     *,
     device: str | torch.device = "auto",

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from danlu.config.quantize import PRESETS
 from danlu.errors import ConfigError, ExportError, did_you_mean
 from danlu.export.gguf.architecture import architectures
 from danlu.export.gguf.choosing import choose
@@ -50,7 +49,7 @@ class FamilyRow:
         train: whole models, from scratch or fine-tuned.
         lora: the linear layers that take LoRA.
         prefix: prefix tuning.
-        quantize: presets that fit its layers.
+        quantize: whether every preset fits its layers.
         generate: answers through the cache.
         serve: over HTTP.
         transformers: the architecture that `danlu export` makes of it.
@@ -235,9 +234,9 @@ def _adaptable(decoder: Decoder) -> tuple[str, ...]:
 
 
 def _quantizable(decoder: Decoder) -> str:
-    """Return the presets, if every linear layer is one that they can replace."""
+    """Return whether every linear layer is one that quantized ones can replace."""
     plain = all(isinstance(linear, Linear) for _, linear in decoder.linears())
-    return " ".join(PRESETS) if plain else NO
+    return YES if plain else NO
 
 
 def _as_transformers(decoder: Decoder, name: str) -> tuple[str, str]:

@@ -53,10 +53,8 @@ class QuantizeReport:
         """Return labels and values for a table."""
         ratio = self.quantized_bytes / self.original_bytes
         sizes = f"{megabytes(self.original_bytes)} -> {megabytes(self.quantized_bytes)}"
-        group = self.scheme.group_size
-        spans = "whole rows" if group == -1 else f"groups of {group}"
         return [
-            ("scheme", f"{self.scheme.method}, {self.scheme.bits} bits, {spans}"),
+            ("scheme", self.scheme.summary),
             ("size", f"{sizes} ({ratio:.0%})"),
             *comparison_rows(self.comparison),
             *speed_rows(self.original_speed, self.quantized_speed),

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize import PresetName, QuantScheme
 from danlu.engine.generator import Generator
 from danlu.engine.placement import choose_device, choose_dtype
 from danlu.engine.requests import Prompt, build_requests, one_each, prompt_ids
@@ -27,7 +27,7 @@ Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 Params = SamplingParams | Sequence[SamplingParams]
 Tools = Sequence[Mapping[str, Any]]
-Quantize = Literal["int8", "int4"] | QuantScheme
+Quantize = PresetName | QuantScheme
 
 # Tokens of a prompt that decide how its continuation begins: after a word, inside a character.
 CONTEXT_TOKENS = 4

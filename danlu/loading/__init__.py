@@ -13,6 +13,7 @@ from danlu.loading.building import (
     read_model_config,
     rounding,
 )
+from danlu.loading.quantized import dequantize
 from danlu.loading.reading import load_decoder, stored_dtype
 from danlu.loading.saving import save_decoder
 from danlu.loading.tokenizers import check_rows, load_tokenizer
@@ -22,6 +23,7 @@ __all__ = [
     "attach_adapter",
     "check_rows",
     "decoder_from_config",
+    "dequantize",
     "load_adapter",
     "load_decoder",
     "load_tokenizer",

@@ -153,6 +153,8 @@ def packed(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
 
 def scheme_for(name: str, scheme: QuantScheme) -> QuantScheme | None:
     """Return the scheme of the layer called `name`; None for a head that is left alone."""
-    if name != "lm_head" or scheme.head_bits in (None, scheme.bits):
+    if name != "lm_head" or scheme.head_bits == scheme.bits:
         return scheme
+    if scheme.head_bits is None:
+        return None if scheme.is_code_book else scheme
     return PRESETS.get(f"int{scheme.head_bits}")

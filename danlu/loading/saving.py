@@ -1,6 +1,7 @@
 """A decoder written back in its published layout, tensor for tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from danlu.errors import CheckpointError, QuantizationError
 from danlu.files import write_json
 from danlu.loading.building import family_named
 from danlu.loading.layout import HEAD, published_layout
+from danlu.loading.quantized import joined_rows
 from danlu.models.decoder import Decoder
 from danlu.models.published import Published
-from danlu.quantize.format import formats
+from danlu.quantize.codebook import CodeBookWeight
+from danlu.quantize.format import QuantFormat, find_format
+from danlu.quantize.formats import bitsandbytes, compressed_tensors
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Entry
 from danlu.weights.writing import MAX_SHARD_BYTES, write_weights
-
-WRITTEN_FORMAT = "compressed_tensors"
 
 
 def save_decoder(
@@ -31,7 +33,9 @@ def save_decoder(
     """Write config.json, generation_config.json (if there was one) and weights into `folder`.
 
     Names, split and dtype are those of the checkpoint that was opened, so an untouched model is
-    given back byte for byte. Quantized layers are written as compressed-tensors.
+    given back byte for byte. Quantized layers are written in the format they were read in; where
+    others are quantized now, integers go as compressed-tensors, NF4 and FP4 as bitsandbytes. Always
+    the numbers stay the same.
 
     Args:
         decoder: a decoder without adapters (merge them first).
@@ -41,8 +45,9 @@ def save_decoder(
 
     Raises:
         OutputError: if the folder cannot be written.
-        QuantizationError: if a published tensor is quantized in part.
-        CheckpointError: if the decoder was prepared for inference.
+        QuantizationError: if a published tensor is quantized in part, or no format holds all
+            quantized layers (`danlu.loading.dequantize` makes them dense).
+        CheckpointError: if the decoder was prepared for inference, or carries adapters.
     """
     assert decoder.published is not None
     if decoder.prepared_for_inference:
@@ -50,21 +55,70 @@ def save_decoder(
             "This decoder was prepared for inference: its layers are fused and packed. "
             "Load it again without for_inference=True to save it."
         )
+    if decoder.adapters:
+        raise CheckpointError(
+            f"This decoder carries adapters ({', '.join(decoder.adapters)}), which are no part of "
+            "a checkpoint. Merge them into it, or save them beside it with save_adapter."
+        )
     folder = Path(folder)
-    quantized = _quantized_layers(decoder)
-    tensors = _published_tensors(decoder, quantized, dtype)
+    written = _written_quantization(decoder)
+    tensors = _published_tensors(decoder, written, dtype)
     write_weights(folder, tensors, max_shard_bytes)
-    write_json(folder / "config.json", _config(decoder, quantized, tensors))
+    write_json(folder / "config.json", _config(decoder, written))
     if decoder.published.generation_config is not None:
         write_json(folder / "generation_config.json", dict(decoder.published.generation_config))
 
 
-def _quantized_layers(decoder: Decoder) -> dict[str, QuantizedLinear]:
-    return {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}
+@dataclass(frozen=True)
+class _Written:
+    """How quantized layers are written.
+
+    Attributes:
+        weights: by stored module name.
+        format: of their tensors.
+        config: the `quantization_config`.
+    """
+
+    weights: Mapping[str, QuantizedWeight]
+    format: QuantFormat
+    config: Mapping[str, Any]
+
+
+def _written_quantization(decoder: Decoder) -> _Written | None:
+    """Return how the quantized layers are written; None if there are none."""
+    published = decoder.published
+    assert published is not None
+    layers = {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}
+    weights: dict[str, QuantizedWeight] = {}
+    plain = []
+    for name, entry in published_layout(decoder).entries.items():
+        owners = [ours.removesuffix(".weight") for ours in entry.ours]
+        module = _stored_name(name, published).removesuffix(".weight")
+        if any(owner in layers for owner in owners):
+            weights[module] = _joined(entry, [layers.get(owner) for owner in owners])
+        elif owners[0] in decoder.linear_roles() and name.endswith(".weight"):
+            plain.append(module)
+    if not weights:
+        return None
+    if published.quantization is not None and published.quantized.keys() == weights.keys():
+        read = find_format(published.quantization)
+        weights = {module: w.to(published.quantized[module]) for module, w in weights.items()}
+        if all(read.fits(weight, published.quantization) for weight in weights.values()):
+            return _Written(weights, read, read.kept(published.quantization))
+    in_books = all(isinstance(weight, CodeBookWeight) for weight in weights.values())
+    chosen = bitsandbytes.FORMAT if in_books else compressed_tensors.FORMAT
+    config = chosen.config(weights, plain)
+    wrong = [module for module, weight in weights.items() if not chosen.fits(weight, config)]
+    if wrong:
+        raise QuantizationError(
+            f"{', '.join(wrong)} cannot be written as {config['quant_method']} without changing "
+            "numbers. Make the layers dense with danlu.loading.dequantize(decoder), then save."
+        )
+    return _Written(weights, chosen, config)
 
 
 def _published_tensors(
-    decoder: Decoder, quantized: dict[str, QuantizedLinear], dtype: torch.dtype | None
+    decoder: Decoder, written: _Written | None, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
     published = decoder.published
     assert published is not None
@@ -72,12 +126,10 @@ def _published_tensors(
     tensors: dict[str, Tensor] = {}
     for name, entry in published_layout(decoder).entries.items():
         stored = _stored_name(name, published)
-        owners = [ours.removesuffix(".weight") for ours in entry.ours]
-        if any(owner in quantized for owner in owners):
-            weight = _joined(entry, [quantized.get(owner) for owner in owners])
-            module = stored.removesuffix(".weight")
-            for leaf, part in formats()[WRITTEN_FORMAT].encode(weight).items():
-                tensors[f"{module}.{leaf}"] = part
+        module = stored.removesuffix(".weight")
+        if written is not None and stored != module and module in written.weights:
+            parts = written.format.encode(written.weights[module], written.config)
+            tensors |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
         elif entry.ours == (HEAD,) and HEAD not in state:
             if published.stores_tied_head:
                 head = state["model.embed_tokens.weight"].detach().clone()
@@ -93,43 +145,31 @@ def _stored_name(name: str, published: Published) -> str:
     return name if published.has_prefix or not prefix else name.removeprefix(prefix)
 
 
-def _joined(entry: Entry, layers: Sequence[QuantizedLinear | None]) -> QuantizedWeight:
+def _joined(entry: Entry, layers: list[QuantizedLinear | None]) -> QuantizedWeight:
     """Return the quantized weight of one published tensor, from those of our layers."""
-    weights = [layer.operator.quantized() for layer in layers if layer is not None]
-    if len(weights) < len(layers) or len({(w.bits, w.zero_points is None) for w in weights}) > 1:
-        raise QuantizationError(
-            f"{entry.published} holds {', '.join(entry.ours)}, which are not all quantized alike. "
-            "Quantize all of them with one scheme, or none."
-        )
-    if len(weights) == 1:
-        return weights[0]
-    zeros = [w.zero_points for w in weights if w.zero_points is not None]
-    return QuantizedWeight(
-        entry.arrangement.rows.join([w.codes for w in weights]),
-        entry.arrangement.rows.join([w.scales for w in weights]),
-        entry.arrangement.rows.join(zeros) if zeros else None,
-        weights[0].bits,
+    weights = [layer.quantized() for layer in layers if layer is not None]
+    reason = "they are not all quantized"
+    if len(weights) == len(layers):
+        try:
+            return joined_rows(entry, weights)
+        except QuantizationError as error:
+            reason = str(error)
+    raise QuantizationError(
+        f"{entry.published} holds {', '.join(entry.ours)}, which cannot be written together: "
+        f"{reason} Quantize all of them with one scheme, or none "
+        "(danlu.loading.dequantize(decoder) makes them dense)."
     )
 
 
-def _config(
-    decoder: Decoder, quantized: dict[str, QuantizedLinear], tensors: dict[str, Tensor]
-) -> dict[str, Any]:
+def _config(decoder: Decoder, written: _Written | None) -> dict[str, Any]:
     """Return the config.json: the published one, with what quantization changed."""
     assert decoder.published is not None
     config = dict(decoder.published.config)
-    if not quantized:
+    config.pop("compression_config", None)
+    if written is None:
         config.pop("quantization_config", None)
         return config
-    weights, plain = {}, []
-    for name, entry in published_layout(decoder).entries.items():
-        owner = entry.ours[0].removesuffix(".weight")
-        module = _stored_name(name, decoder.published).removesuffix(".weight")
-        if owner in quantized:
-            weights[module] = quantized[owner].operator.quantized()
-        elif owner in decoder.linear_roles() and name.endswith(".weight"):
-            plain.append(module)
-    config["quantization_config"] = formats()[WRITTEN_FORMAT].config(weights, plain)
-    if "lm_head" in quantized:
+    config["quantization_config"] = dict(written.config)
+    if isinstance(decoder.lm_head, QuantizedLinear):
         config["tie_word_embeddings"] = False
     return config

@@ -18,6 +18,9 @@ class Published:
         has_prefix: whether names carry the family's optional prefix.
         dtypes: dtype of each published tensor; tensors not named here keep the model's dtype.
         stores_tied_head: the head's weight is in the file although it equals the embedding.
+        quantization: its `quantization_config`, wherever it was found, or None.
+        quantized: names in the file of the linear layers that were quantized, with the dtype of
+            their scales (in a code book: of the weights that it stands for).
     """
 
     family: str
@@ -26,3 +29,5 @@ class Published:
     has_prefix: bool = True
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     stores_tied_head: bool = False
+    quantization: Mapping[str, Any] | None = None
+    quantized: Mapping[str, torch.dtype] = field(default_factory=dict)

@@ -2,40 +2,73 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from danlu.errors import QuantizationError
+from danlu.errors import QuantizationError, did_you_mean
 from danlu.quantize.weight import QuantizedWeight
+from danlu.weights.rules import Ignore
+
+
+class Part(NamedTuple):
+    """What a published tensor is to a quantized layer.
+
+    Attributes:
+        module: published name of the layer.
+        name: of the part; `{module}.{name}` is the name of the tensor.
+    """
+
+    module: str
+    name: str
 
 
 class QuantFormat(Protocol):
     """Reads and writes the tensors of one published format.
 
     Attributes:
-        required: the tensors that every quantized layer has, whatever the config.
+        ignored: tensors of such checkpoints that stand for no weight.
     """
 
-    required: Sequence[str]
+    ignored: Sequence[Ignore]
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Return whether a `quantization_config` is of this format."""
 
-    def tensors(self, config: Mapping[str, Any]) -> Sequence[str]:
-        """Return the names of the tensors that stand for one weight.
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Check that everything the config asks for is supported.
 
         Raises:
-            QuantizationError: if the config asks for something that is not supported.
+            QuantizationError: naming all that is not.
         """
 
-    def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> QuantizedWeight:
-        """Return the weight held by the tensors of one layer."""
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Return what the config says and Danlu does not do, though it reads the weights."""
 
-    def encode(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """Return the tensors of one layer; the inverse of `decode`."""
+    def parts(self, names: Collection[str]) -> dict[str, Part]:
+        """Return which of a checkpoint's tensors are parts of quantized layers."""
+
+    def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> QuantizedWeight:
+        """Return the weight held by the parts of one layer.
+
+        Raises:
+            QuantizationError: if a part is missing or does not fit the others.
+        """
+
+    def fits(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> bool:
+        """Return whether `encode` can hold a weight without changing a number of it."""
+
+    def encode(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the parts of one layer; the inverse of `decode`."""
+
+    def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config of a checkpoint that is written as it was read."""
+
+
+class WrittenFormat(QuantFormat, Protocol):
+    """A format that models quantized here are written in."""
 
     def config(
         self, weights: Mapping[str, QuantizedWeight], unquantized: Sequence[str]
@@ -45,6 +78,9 @@ class QuantFormat(Protocol):
         Args:
             weights: quantized weights by module name.
             unquantized: linear layers left as they are.
+
+        Raises:
+            QuantizationError: if one config cannot describe all of them.
         """
 
 
@@ -60,12 +96,39 @@ def find_format(config: Mapping[str, Any]) -> QuantFormat:
     """Return the format of a `quantization_config`.
 
     Raises:
-        QuantizationError: if no format claims it.
+        QuantizationError: if no format claims it, or it asks for what is not supported.
     """
     for candidate in formats().values():
         if candidate.claims(config):
+            candidate.check(config)
             return candidate
+    method = config.get("quant_method")
     raise QuantizationError(
-        f"The checkpoint is quantized as {config.get('quant_method')!r}, which is not read yet. "
-        f"Known formats: {', '.join(formats())}. Use the unquantized checkpoint instead."
+        f"The checkpoint is quantized as {method!r}, which is not read yet."
+        f"{did_you_mean(str(method), formats())} Known formats: {', '.join(formats())}. "
+        "Use the unquantized checkpoint instead, and quantize=... to round it here."
     )
+
+
+def parts_with(names: Iterable[str], endings: Collection[str]) -> dict[str, Part]:
+    """Return the tensors whose last name is one of `endings`, with the layer they belong to."""
+    split = {name: Part(*name.rpartition(".")[::2]) for name in names}
+    return {name: part for name, part in split.items() if part.name in endings}
+
+
+def require(parts: Mapping[str, Tensor], *names: str) -> list[Tensor]:
+    """Return parts of a layer by name, or raise a `QuantizationError` with the missing ones."""
+    missing = sorted(set(names) - parts.keys())
+    if missing:
+        raise QuantizationError(f"lacks {', '.join(missing)}")
+    return [parts[name] for name in names]
+
+
+def refuse(what: str, problems: Sequence[str], expected: str) -> None:
+    """Raise a `QuantizationError` with all problems of a config, if there are any."""
+    if problems:
+        raise QuantizationError(
+            f"This {what} checkpoint uses what is not read: {', '.join(sorted(set(problems)))}. "
+            f"Expected {expected}. Use the unquantized checkpoint and quantize=... to round it "
+            "here, or write it again with the tool that made it."
+        )

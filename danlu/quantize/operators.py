@@ -6,6 +6,7 @@ dequantized slice by slice, in the cache, and multiplied as usual.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -13,15 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.config.quantize import KERNEL_GROUP_SIZES
+from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.weight import QuantizedWeight
 
 DENSE_ROWS = 16
 SLICE_WEIGHTS = 2**21  # weights dequantized at a time
+ACCELERATOR_SLICE_WEIGHTS = 2**25  # large products keep an accelerator busy
 INT4_ROWS = 64  # outputs must be a multiple of this for the packed 4-bit layout
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 class Operator(nn.Module, ABC):
     """Multiplies by a quantized weight kept in its own layout.
+
+    Numbers that are not integers are kept as the integers of the same bits: casting the model to
+    another dtype leaves the weight as it is, and what is written is what was read.
 
     Attributes:
         label: what reports call it.
@@ -35,7 +42,13 @@ class Operator(nn.Module, ABC):
 
     @abstractmethod
     def quantized(self) -> QuantizedWeight:
-        """Return the weight as codes, scales and zero points."""
+        """Return the weight as codes, scales and whatever else it consists of."""
+
+    def parts(self) -> Iterator[QuantizedWeight]:
+        """Yield the weight as consecutive outputs, each part small enough to be dequantized."""
+        weight = self.quantized()
+        on_cpu = next(self.buffers()).device.type == "cpu"
+        yield from weight.slices(SLICE_WEIGHTS if on_cpu else ACCELERATOR_SLICE_WEIGHTS)
 
 
 class DequantizeOperator(Operator):
@@ -45,21 +58,22 @@ class DequantizeOperator(Operator):
 
     def __init__(self, weight: QuantizedWeight) -> None:
         super().__init__()
-        self.bits = weight.bits
-        self.register_buffer("codes", weight.codes)
-        self.register_buffer("scales", weight.scales)
-        self.register_buffer("zero_points", weight.zero_points)
-        self.codes: Tensor
-        self.scales: Tensor
-        self.zero_points: Tensor | None
+        self._plan = weight.with_tensors(
+            {name: torch.empty(0, device="meta") for name in weight.tensors()}
+        )
+        self._dtypes = {name: tensor.dtype for name, tensor in weight.tensors().items()}
+        for name, tensor in weight.tensors().items():
+            self.register_buffer(name, _as_integers(tensor))
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return x W^T."""
-        return F.linear(x, self.quantized().dequantize(x.dtype))
+        return joined([F.linear(x, part.dequantize(x.dtype)) for part in self.parts()])
 
     def quantized(self) -> QuantizedWeight:
         """Return the weight as it was given."""
-        return QuantizedWeight(self.codes, self.scales, self.zero_points, self.bits)
+        return self._plan.with_tensors(
+            {name: self.get_buffer(name).view(dtype) for name, dtype in self._dtypes.items()}
+        )
 
 
 class Int8RowOperator(Operator):
@@ -67,18 +81,24 @@ class Int8RowOperator(Operator):
 
     label = "int8 weight-only kernel (dense product for prefill)"
 
-    def __init__(self, weight: QuantizedWeight) -> None:
+    def __init__(self, weight: IntegerGrid) -> None:
         super().__init__()
+        self._dtype = weight.dtype
         self.register_buffer("codes", weight.codes.contiguous())
-        self.register_buffer("scales", weight.scales.flatten())
+        self.register_buffer("scale_bits", _as_integers(weight.scales.flatten()))
         self.codes: Tensor
-        self.scales: Tensor
+        self.scale_bits: Tensor
 
     @staticmethod
-    def fits(weight: QuantizedWeight) -> bool:
+    def fits(weight: IntegerGrid) -> bool:
         """Return whether this operator can hold the weight."""
-        plain = weight.zero_points is None and weight.scales.shape[1] == 1
+        plain = weight.zero_points is None and weight.whole_rows
         return plain and weight.bits == 8 and weight.codes.device.type == "cpu"
+
+    @property
+    def scales(self) -> Tensor:
+        """One for each output."""
+        return self.scale_bits.view(self._dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return x W^T."""
@@ -89,9 +109,9 @@ class Int8RowOperator(Operator):
         slices = [F.linear(x, codes.to(x.dtype)) for codes in self.codes.split(rows)]
         return torch.cat(slices, dim=1).mul_(scales)
 
-    def quantized(self) -> QuantizedWeight:
+    def quantized(self) -> IntegerGrid:
         """Return the weight as codes and scales."""
-        return QuantizedWeight(self.codes, self.scales[:, None], None, bits=8)
+        return IntegerGrid(self.codes, self.scales[:, None], None, bits=8)
 
 
 class Int4GroupOperator(Operator):
@@ -102,7 +122,7 @@ class Int4GroupOperator(Operator):
 
     label = "int4 weight-only kernel (dense product for prefill)"
 
-    def __init__(self, weight: QuantizedWeight) -> None:
+    def __init__(self, weight: IntegerGrid) -> None:
         super().__init__()
         zeros = torch.zeros_like(weight.scales)
         if weight.zero_points is not None:
@@ -112,18 +132,24 @@ class Int4GroupOperator(Operator):
         # Packed in slices: the packing wants 32 bits for each code.
         rows = max(1, SLICE_WEIGHTS // weight.codes.shape[1] // INT4_ROWS) * INT4_ROWS
         packed = [_packed(codes.to(torch.int32) + 8) for codes in weight.codes.split(rows)]
+        self._dtype = weight.dtype
         self.register_buffer("packed", torch.cat(packed))
-        self.register_buffer("scales_GO2", scales_GO2)
+        self.register_buffer("scale_bits_GO2", _as_integers(scales_GO2))
         self.group_size = weight.group_size
         self.packed: Tensor
-        self.scales_GO2: Tensor
+        self.scale_bits_GO2: Tensor
 
     @staticmethod
-    def fits(weight: QuantizedWeight) -> bool:
+    def fits(weight: IntegerGrid) -> bool:
         """Return whether this operator can hold the weight."""
         sizes = weight.group_size in KERNEL_GROUP_SIZES and weight.codes.shape[0] % INT4_ROWS == 0
         on_cpu = weight.codes.device.type == "cpu" and int4_layout() is not None
         return sizes and weight.bits == 4 and on_cpu
+
+    @property
+    def scales_GO2(self) -> Tensor:
+        """Scale and zero of each group and output."""
+        return self.scale_bits_GO2.view(self._dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return x W^T."""
@@ -133,16 +159,20 @@ class Int4GroupOperator(Operator):
                 x, self.packed, self.group_size, scales
             )
             return product
-        blocks = max(1, SLICE_WEIGHTS // (x.shape[1] * INT4_ROWS))
         slices = zip(
-            self._codes_TKn().split(blocks), self._scales_TG2n(scales).split(blocks), strict=True
+            self._codes_TKn().split(self._tiles_at_once()),
+            self._scales_TG2n(scales).split(self._tiles_at_once()),
+            strict=True,
         )
         products = [torch.matmul(x, self._dense(*part)) for part in slices]
         return torch.cat(products).transpose(0, 1).flatten(1)
 
+    def _tiles_at_once(self) -> int:
+        return max(1, SLICE_WEIGHTS // (2 * self.packed.shape[1] * INT4_ROWS))
+
     def _codes_TKn(self) -> Tensor:
         """Return the packed bytes as tiles of rows: [tile, in, bytes]."""
-        outputs, inputs = self.scales_GO2.shape[1], 2 * self.packed.shape[1]
+        outputs, inputs = self.scale_bits_GO2.shape[1], 2 * self.packed.shape[1]
         rows, _ = _layout()
         return self.packed.view(outputs // rows, inputs, rows // 2)
 
@@ -163,22 +193,46 @@ class Int4GroupOperator(Operator):
         unpacked = torch.cat((bytes_TKn & 15, bytes_TKn >> 4), dim=-1)
         return unpacked if order is None else unpacked[..., order]
 
-    def quantized(self) -> QuantizedWeight:
+    def quantized(self) -> IntegerGrid:
         """Return the weight as codes, scales and zero points, unpacked."""
-        unsigned = self._unpack(self._codes_TKn()).transpose(1, 2).flatten(0, 1)
+        return self._grid(self._codes_TKn(), self.scales_GO2)
+
+    def parts(self) -> Iterator[IntegerGrid]:
+        """Yield the weight as consecutive outputs, unpacked one part at a time."""
+        tiles, (rows, _) = self._tiles_at_once(), _layout()
+        codes = self._codes_TKn().split(tiles)
+        for part in zip(codes, self.scales_GO2.split(tiles * rows, dim=1), strict=True):
+            yield self._grid(*part)
+
+    def _grid(self, bytes_TKn: Tensor, scales_GO2: Tensor) -> IntegerGrid:
+        unsigned = self._unpack(bytes_TKn).transpose(1, 2).flatten(0, 1)
         codes = (unsigned.to(torch.int8) - 8).contiguous()
-        scales, zeros = (part.t().contiguous() for part in self.scales_GO2.unbind(-1))
+        scales, zeros = (part.t().contiguous() for part in scales_GO2.unbind(-1))
         points = (-zeros.float() / scales.float()).round_().to(torch.int8)
-        return QuantizedWeight(codes, scales, points if self.has_zeros else None, bits=4)
+        return IntegerGrid(codes, scales, points if self.has_zeros else None, bits=4)
 
 
 def choose_operator(weight: QuantizedWeight) -> Operator:
     """Return the fastest operator that fits the weight and the device it is on."""
+    if not isinstance(weight, IntegerGrid) or weight.groups is not None:
+        return DequantizeOperator(weight)
     if Int8RowOperator.fits(weight):
         return Int8RowOperator(weight)
     if Int4GroupOperator.fits(weight):
         return Int4GroupOperator(weight)
     return DequantizeOperator(weight)
+
+
+def joined(products: Sequence[Tensor]) -> Tensor:
+    """Return the outputs [..., out] of consecutive parts of a weight."""
+    return products[0] if len(products) == 1 else torch.cat(list(products), dim=-1)
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    """Return floating-point numbers as the integers of the same bits; integers as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.contiguous().view(INTEGERS[tensor.element_size()])
 
 
 def _layout() -> tuple[int, Tensor | None]:

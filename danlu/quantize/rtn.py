@@ -5,12 +5,12 @@ from torch import Tensor
 
 from danlu.config.quantize import QuantScheme
 from danlu.errors import QuantizationError
-from danlu.quantize.weight import QuantizedWeight
+from danlu.quantize.grid import IntegerGrid
 
 SLICE_WEIGHTS = 2**22  # weights in float32 at a time
 
 
-def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -> QuantizedWeight:
+def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -> IntegerGrid:
     """Return the weight rounded to the nearest codes; scales keep the dtype of the weight.
 
     Args:
@@ -38,17 +38,17 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
                 f"{name} holds values that are not finite; check the checkpoint."
             )
         slices.append(rounded(groups_OGg, scheme.bits, weight_OI.dtype))
-    return _joined(slices)
+    return IntegerGrid.stacked(slices)
 
 
-def _symmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedWeight:
+def _symmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> IntegerGrid:
     high = 2 ** (bits - 1) - 1
     scales_OG = _positive((groups_OGg.abs().amax(-1) / (high + 0.5)).to(dtype))
     codes = (groups_OGg / scales_OG.float()[..., None]).round_().clamp_(-high - 1, high)
-    return QuantizedWeight(codes.to(torch.int8).flatten(1), scales_OG, None, bits)
+    return IntegerGrid(codes.to(torch.int8).flatten(1), scales_OG, None, bits)
 
 
-def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedWeight:
+def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> IntegerGrid:
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     smallest = groups_OGg.amin(-1).clamp(max=0)
     largest = groups_OGg.amax(-1).clamp(min=0)
@@ -56,17 +56,7 @@ def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> QuantizedW
     zeros_OG = (low - smallest / scales_OG.float()).round_().clamp_(low, high)
     codes = (groups_OGg / scales_OG.float()[..., None] + zeros_OG[..., None]).round_()
     codes = codes.clamp_(low, high).to(torch.int8).flatten(1)
-    return QuantizedWeight(codes, scales_OG, zeros_OG.to(torch.int8), bits)
-
-
-def _joined(slices: list[QuantizedWeight]) -> QuantizedWeight:
-    zeros = [part.zero_points for part in slices if part.zero_points is not None]
-    return QuantizedWeight(
-        torch.cat([part.codes for part in slices]),
-        torch.cat([part.scales for part in slices]),
-        torch.cat(zeros) if zeros else None,
-        slices[0].bits,
-    )
+    return IntegerGrid(codes, scales_OG, zeros_OG.to(torch.int8), bits)
 
 
 def _positive(scales: Tensor) -> Tensor:

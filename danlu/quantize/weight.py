@@ -1,46 +1,69 @@
-"""A quantized weight as numbers: codes, scales, zero points. Knows no operator and no file."""
+"""A quantized weight as numbers. Knows no operator and no file."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """w[o, i] = (codes[o, i] - zero_points[o, g(i)]) * scales[o, g(i)].
+class QuantizedWeight(ABC):
+    """A weight [out, in] in few bits, whatever its codes stand for.
 
     Attributes:
-        codes: int8 [out, in], in [-2^(bits-1), 2^(bits-1)).
-        scales: [out, G]; group g holds inputs g * in/G ... (g + 1) * in/G - 1.
-        zero_points: int8 [out, G], or None for zero.
         bits: of a code.
     """
 
-    codes: Tensor
-    scales: Tensor
-    zero_points: Tensor | None
     bits: int
 
     @property
-    def group_size(self) -> int:
-        """Inputs that share a scale."""
-        return self.codes.shape[1] // self.scales.shape[1]
+    @abstractmethod
+    def shape(self) -> Size:
+        """[out, in] of the weight it stands for."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the numbers it stands for, where no other is asked for."""
+
+    @abstractmethod
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the weight [out, in], computed in float32, in `dtype` (default: of the scales)."""
-        codes_OGg = self.codes.unflatten(1, (self.scales.shape[1], -1)).float()
-        if self.zero_points is not None:
-            codes_OGg = codes_OGg - self.zero_points[..., None]
-        weight: Tensor = (codes_OGg * self.scales.float()[..., None]).flatten(1)
-        return weight.to(dtype or self.scales.dtype)
+        """Return the weight [out, in], computed in float32, in `dtype` (default: its own)."""
 
-    def map_rows(self, change: Callable[[Tensor], Tensor]) -> "QuantizedWeight":
-        """Return the weight with `change` applied to everything that has one row per output."""
-        zeros = None if self.zero_points is None else change(self.zero_points)
-        return QuantizedWeight(change(self.codes), change(self.scales), zeros, self.bits)
+    @abstractmethod
+    def rows(self, which: Tensor | slice) -> Self:
+        """Return some outputs in a given order, exactly as they are: indices [n], or a slice."""
 
-    def to(self, dtype: torch.dtype) -> "QuantizedWeight":
-        """Return the weight with its scales in another dtype."""
-        return QuantizedWeight(self.codes, self.scales.to(dtype), self.zero_points, self.bits)
+    @classmethod
+    @abstractmethod
+    def stacked(cls, parts: Sequence[Self]) -> Self:
+        """Return the outputs of all parts, one part after the other.
+
+        Raises:
+            QuantizationError: if the parts do not fit into one weight, saying why.
+        """
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the weight as numbers of another dtype."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything it consists of."""
+
+    @abstractmethod
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the weight of other `tensors` (elsewhere, or changed)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def slices(self, num_weights: int) -> Iterator[Self]:
+        """Yield consecutive outputs of at most `num_weights` weights, one output at least."""
+        outputs, inputs = self.shape
+        rows = max(1, num_weights // max(1, inputs))
+        for start in range(0, outputs, rows):
+            yield self.rows(slice(start, start + rows))

@@ -21,6 +21,7 @@ from danlu.weights.memory import drop_mapped_pages
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+NO_MODEL = ("adapter_model", "training_args", "optimizer", "scheduler")  # beginnings of names
 
 
 class WeightFile(Protocol):
@@ -148,14 +149,45 @@ def find_weight_files(folder: Path) -> list[WeightFile]:
     for index in INDEX_FILES:
         if (folder / index).exists():
             return [_open(folder / name) for name in _shards(folder / index)]
-    for name in SINGLE_FILES:
+    for name in (*SINGLE_FILES, *other_names(folder)[:1]):
         if (folder / name).exists():
-            return [_open(folder / name)]
+            return [_open(file) for file in _files_of(folder / name)]
     found = sorted(path.name for path in folder.iterdir())
     raise CheckpointError(
         f"No weights in '{folder}'. Expected one of {', '.join(SINGLE_FILES + INDEX_FILES)}; "
         f"found {', '.join(found) or 'an empty folder'}."
     )
+
+
+def other_names(folder: Path) -> list[str]:
+    """Return the one index or file of weights that is called by a name of its own, if there is one.
+
+    Quantizing tools used to call it after what they did, such as gptq_model-4bit-128g.safetensors,
+    and to note that name in quantize_config.json.
+    """
+    noted = _noted_name(folder)
+    for ending in (".safetensors.index.json", ".bin.index.json", ".safetensors", ".bin"):
+        names = [path.name for path in folder.glob(f"*{ending}")]
+        if noted + ending in names:
+            return [noted + ending]
+        own = [name for name in names if not name.startswith(NO_MODEL)]
+        if len(own) == 1 and not any(folder.glob("*-of-*")):
+            return own
+    return []
+
+
+def _noted_name(folder: Path) -> str:
+    try:
+        values = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
+        return str(values["model_file_base_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.suffix != ".json":
+        return [path]
+    return [path.parent / name for name in _shards(path)]
 
 
 def _open(path: Path) -> WeightFile:

@@ -14,10 +14,17 @@ from torch import Size
 from danlu.errors import CheckpointError, QuantizationError, did_you_mean
 from danlu.loading.building import read_json
 from danlu.loading.layout import published_layout
+from danlu.loading.quantized import Quantization, quantization_of
 from danlu.models import discover
 from danlu.models.decoder import Decoder
-from danlu.quantize.format import find_format
-from danlu.weights.files import INDEX_FILES, SINGLE_FILES, SafetensorsFile, TorchFile, WeightFile
+from danlu.weights.files import (
+    INDEX_FILES,
+    SINGLE_FILES,
+    SafetensorsFile,
+    TorchFile,
+    WeightFile,
+    other_names,
+)
 from danlu.weights.rules import Entry
 
 SHOWN = 6
@@ -63,7 +70,7 @@ def read_weights(folder: Path, decoder: Decoder | None) -> WeightFacts:
         except CheckpointError as error:
             problems.append(str(error))
     if decoder is not None and not problems:
-        problems += _misfits(decoder, shapes)
+        problems += _misfits(folder, decoder, shapes)
     return WeightFacts(tuple(names), dict(sizes.most_common()), len(shapes), tuple(problems))
 
 
@@ -75,6 +82,8 @@ def _file_names(folder: Path) -> tuple[list[str], list[str]]:
     single = [name for name in SINGLE_FILES if (folder / name).exists()]
     if single:
         return single[:1], []
+    for name in other_names(folder):
+        return _indexed(folder, name) if name.endswith(".json") else ([name], [])
     loose = sorted(path.name for path in folder.glob("*-of-*") if _is_shard(path.name))
     if loose:
         return loose, [f"{len(loose)} weight files, but no index that says what is where"]
@@ -110,15 +119,16 @@ def _headers(file: WeightFile) -> Iterator[tuple[str, Size, str, int]]:
         yield name, tensor.shape, dtype, tensor.numel() * tensor.element_size()
 
 
-def _misfits(decoder: Decoder, shapes: Mapping[str, Size]) -> list[str]:
+def _misfits(folder: Path, decoder: Decoder, shapes: Mapping[str, Size]) -> list[str]:
     """Return which tensors are missing, left over or misshapen, a few of each kind by name."""
     assert decoder.published is not None
     family = discover()[decoder.published.family]
     entries = published_layout(decoder).entries
     try:
-        decoded = _without_quantized(decoder, shapes)
-    except (QuantizationError, KeyError, TypeError) as error:
-        return [f"quantization_config cannot be used: {error}"]
+        quantization = quantization_of(folder, decoder.published.config)
+    except (QuantizationError, CheckpointError) as error:
+        return [f"the quantization cannot be used: {error}"]
+    decoded = _without_quantized(quantization, shapes)
     found: dict[str, Size | None] = {}
     unknown: list[str] = []
     ignored = tuple(rule.ending for rule in family.ignored_tensors)
@@ -126,7 +136,7 @@ def _misfits(decoder: Decoder, shapes: Mapping[str, Size]) -> list[str]:
         published = next((n for n in (name, family.optional_prefix + name) if n in entries), "")
         if published:
             found[published] = shape
-        elif not name.endswith(ignored or "\0"):
+        elif not name.endswith(ignored or "\0") and not _of_format(quantization, name):
             unknown.append(f"{name}{did_you_mean(name, entries)}")
     missing = [n for n, e in entries.items() if n not in found and not _is_tied(decoder, e)]
     wrong = [
@@ -138,18 +148,21 @@ def _misfits(decoder: Decoder, shapes: Mapping[str, Size]) -> list[str]:
     return [_some(f"tensors {what}", names) for what, names in kinds if names]
 
 
-def _without_quantized(decoder: Decoder, shapes: Mapping[str, Size]) -> dict[str, Size | None]:
+def _without_quantized(
+    quantization: Quantization | None, shapes: Mapping[str, Size]
+) -> dict[str, Size | None]:
     """Return the tensors with those of a quantized layer as its weight, of unknown shape."""
-    assert decoder.published is not None
-    config = decoder.published.config.get("quantization_config")
-    endings = set(find_format(config).tensors(config)) if config else set()
+    parts = quantization.format.parts(set(shapes)) if quantization else {}
     decoded: dict[str, Size | None] = {}
     for name, shape in shapes.items():
-        module, _, leaf = name.rpartition(".")
-        decoded[f"{module}.weight" if leaf in endings else name] = (
-            None if leaf in endings else shape
-        )
+        part = parts.get(name)
+        decoded[f"{part.module}.weight" if part else name] = None if part else shape
     return decoded
+
+
+def _of_format(quantization: Quantization | None, name: str) -> bool:
+    """Return whether a tensor is one that quantizing tools add: a bias, or numbers not used."""
+    return quantization is not None and (quantization.ignores(name) or name.endswith(".bias"))
 
 
 def _is_tied(decoder: Decoder, entry: Entry) -> bool:

@@ -1,0 +1,244 @@
+"""bitsandbytes, as transformers writes it: NF4 and FP4 (arXiv:2305.14314), and LLM.int8().
+
+Source: the published files of bitsandbytes 0.50. Of a layer X with weight [out, in]:
+
+* 4 bits: X.weight uint8 [out * in / 2, 1], the flat weight, two codes in a byte, the first in its
+  high half; X.weight.absmax, a scale for each block of the flat weight; X.weight.quant_map, the
+  table; X.weight.quant_state.bitsandbytes__nf4 (or fp4), JSON in a uint8 tensor. With double
+  quantization absmax is uint8, and X.weight.nested_absmax, X.weight.nested_quant_map and the JSON's
+  nested_offset give its numbers.
+* 8 bits (arXiv:2208.07339): X.weight int8 [out, in] and X.SCB float32 [out], 127 scales.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.errors import QuantizationError
+from danlu.quantize.codebook import (
+    BlockScales,
+    CodeBookWeight,
+    DoubleScales,
+    PlainScales,
+    flat_pairs,
+    rows_of_pairs,
+)
+from danlu.quantize.format import Part, refuse, require
+from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.weight import QuantizedWeight
+from danlu.weights.rules import Ignore
+
+STATE = "weight.quant_state.bitsandbytes__"
+INT8_PARTS = ("weight", "SCB", "weight_format")
+ROW_MAJOR = 0  # of weight_format; the others were kept for one kernel
+INT8_STEPS = 127
+FOUR_BIT_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+
+
+class BitsAndBytes:
+    """The format; see the module docstring."""
+
+    ignored: Sequence[Ignore] = ()
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the config names bitsandbytes."""
+        by_flag = bool(config.get("load_in_4bit") or config.get("load_in_8bit"))
+        method = config.get("quant_method")
+        return method in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit") or (
+            method is None and by_flag
+        )
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Check the dtype that codes are stored in."""
+        storage = str(config.get("bnb_4bit_quant_storage") or "uint8").removeprefix("torch.")
+        known = isinstance(getattr(torch, storage, None), torch.dtype)
+        refuse("bitsandbytes", [] if known else [f"storage {storage!r}"], "a dtype of torch")
+
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Return that activations stay as they are."""
+        if not config.get("load_in_8bit"):
+            return []
+        return ["LLM.int8() rounds activations too; here they stay as they are"]
+
+    def parts(self, names: Collection[str]) -> dict[str, Part]:
+        """Return the parts of quantized layers."""
+        found = {}
+        for name in names:
+            module, at, rest = name.rpartition(".weight.")
+            if at and (rest in FOUR_BIT_PARTS or f"weight.{rest}".startswith(STATE)):
+                found[name] = Part(module, f"weight.{rest}")
+                found[f"{module}.weight"] = Part(module, "weight")
+            module, _, leaf = name.rpartition(".")
+            if leaf == "SCB":
+                found |= {f"{module}.{part}": Part(module, part) for part in INT8_PARTS}
+        return {name: part for name, part in found.items() if name in names}
+
+    def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> QuantizedWeight:
+        """Return the weight of one layer."""
+        return _decode_rows(parts) if "SCB" in parts else _decode_blocks(parts)
+
+    def fits(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> bool:
+        """Return whether the weight is of blocks, or of int8 rows."""
+        if isinstance(weight, IntegerGrid):
+            plain = weight.zero_points is None and weight.groups is None
+            return plain and weight.bits == 8 and weight.whole_rows
+        return isinstance(weight, CodeBookWeight) and _is_whole(weight)
+
+    def encode(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors of one layer."""
+        if isinstance(weight, IntegerGrid):
+            return _encode_rows(weight)
+        assert isinstance(weight, CodeBookWeight)
+        parts = _encode_blocks(weight)
+        storage = str(config.get("bnb_4bit_quant_storage") or "uint8").removeprefix("torch.")
+        parts["weight"] = parts["weight"].flatten().view(getattr(torch, storage))[:, None]
+        return parts
+
+    def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config as it is."""
+        return dict(config)
+
+    def config(
+        self, weights: Mapping[str, QuantizedWeight], unquantized: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the `quantization_config`: one for all layers."""
+        books = [weight for weight in weights.values() if isinstance(weight, CodeBookWeight)]
+        kinds = {(book.name, isinstance(book.scales, DoubleScales)) for book in books}
+        if len(books) < len(weights) or len(kinds) != 1:
+            raise QuantizationError(
+                "bitsandbytes has one kind of 4-bit weights for a whole model; expected all layers "
+                "in one of nf4 and fp4, with or without double quantization."
+            )
+        (name, double), dtypes = kinds.pop(), {book.dtype for book in books}
+        compute = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return {
+            "quant_method": "bitsandbytes",
+            "_load_in_4bit": True,
+            "_load_in_8bit": False,
+            "load_in_4bit": True,
+            "load_in_8bit": False,
+            "bnb_4bit_compute_dtype": str(compute).removeprefix("torch."),
+            "bnb_4bit_quant_storage": "uint8",
+            "bnb_4bit_quant_type": name,
+            "bnb_4bit_use_double_quant": double,
+            "llm_int8_enable_fp32_cpu_offload": False,
+            "llm_int8_has_fp16_weight": False,
+            "llm_int8_skip_modules": list(unquantized) or None,
+            "llm_int8_threshold": 6.0,
+        }
+
+
+def _decode_blocks(parts: Mapping[str, Tensor]) -> CodeBookWeight:
+    packed, absmax, book = require(parts, "weight", "weight.absmax", "weight.quant_map")
+    state = _state(parts)
+    outputs, inputs = state["shape"]
+    flat, count = packed.contiguous().view(torch.uint8).flatten(), outputs * inputs
+    if len(flat) != -(-count // 2) or len(absmax) != -(-count // state["blocksize"]):
+        raise QuantizationError(
+            f"has {len(flat)} bytes of codes and {len(absmax)} scales; its quant_state tells of "
+            f"{outputs} x {inputs} weights in blocks of {state['blocksize']}"
+        )
+    return CodeBookWeight(
+        packed=rows_of_pairs(flat, outputs, inputs),
+        book=book.float(),
+        scales=_scales(parts, state),
+        starts=torch.arange(outputs) * inputs,
+        block_size=state["blocksize"],
+        num_inputs=inputs,
+        number_dtype=getattr(torch, state["dtype"]),
+        name=state["quant_type"],
+    )
+
+
+def _state(parts: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the JSON of a layer, with the keys that are needed, in the types that are needed."""
+    texts = [part for name, part in parts.items() if name.startswith(STATE)]
+    if len(texts) != 1:
+        raise QuantizationError(f"has {len(texts)} tensors {STATE}...; expected one")
+    try:
+        state: dict[str, Any] = json.loads(bytes(texts[0].tolist()))
+        outputs, inputs = state["shape"]
+        state |= {"shape": (int(outputs), int(inputs)), "blocksize": int(state["blocksize"])}
+        known = isinstance(getattr(torch, state["dtype"]), torch.dtype) and state["quant_type"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QuantizationError(f"has a quant_state that cannot be read ({error!r})") from error
+    if known not in ("nf4", "fp4"):
+        raise QuantizationError(f"is of the kind {known!r}; expected nf4 or fp4")
+    return state
+
+
+def _scales(parts: Mapping[str, Tensor], state: Mapping[str, Any]) -> BlockScales:
+    absmax = parts["weight.absmax"]
+    if "nested_offset" not in state:
+        return PlainScales(absmax.float())
+    nested, book = require(parts, "weight.nested_absmax", "weight.nested_quant_map")
+    offset = torch.tensor(state["nested_offset"], dtype=torch.float32)
+    return DoubleScales(
+        absmax, book.float(), nested.float(), offset, int(state["nested_blocksize"])
+    )
+
+
+def _is_whole(weight: CodeBookWeight) -> bool:
+    """Return whether the outputs are those of the flat weight that was cut, all and in order."""
+    outputs, inputs = weight.shape
+    in_order = torch.equal(weight.starts.cpu(), torch.arange(outputs) * inputs)
+    blocks = weight.scales.tensors().get("codes", weight.scales.tensors().get("values"))
+    assert blocks is not None
+    return in_order and len(blocks) == -(-outputs * inputs // weight.block_size)
+
+
+def _encode_blocks(weight: CodeBookWeight) -> dict[str, Tensor]:
+    outputs, inputs = weight.shape
+    state: dict[str, Any] = {
+        "quant_type": weight.name,
+        "blocksize": weight.block_size,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "shape": [outputs, inputs],
+    }
+    parts = {
+        "weight": flat_pairs(weight.packed, inputs)[:, None],
+        "weight.quant_map": weight.book,
+    }
+    scales = weight.scales
+    if isinstance(scales, DoubleScales):
+        state |= {
+            "nested_blocksize": scales.block_size,
+            "nested_dtype": "float32",
+            "nested_offset": scales.offset.item(),
+        }
+        parts["weight.absmax"] = scales.codes
+        parts |= {"weight.nested_absmax": scales.absmax, "weight.nested_quant_map": scales.book}
+    else:
+        parts["weight.absmax"] = scales.tensors()["values"]
+    text = json.dumps(state).encode()
+    parts[STATE + weight.name] = torch.tensor(list(text), dtype=torch.uint8)
+    return parts
+
+
+def _decode_rows(parts: Mapping[str, Tensor]) -> IntegerGrid:
+    codes, largest = require(parts, "weight", "SCB")
+    order = int(parts.get("weight_format", torch.tensor(ROW_MAJOR)))
+    if order != ROW_MAJOR or codes.dtype != torch.int8:
+        raise QuantizationError(
+            f"holds {codes.dtype} in weight_format {order}, laid out for one kernel; expected int8 "
+            "rows (weight_format 0): save it again with a newer bitsandbytes"
+        )
+    scales = largest.float().view(-1, 1) / INT8_STEPS
+    return IntegerGrid(codes, scales, None, bits=8)
+
+
+def _encode_rows(weight: IntegerGrid) -> dict[str, Tensor]:
+    """Return the int8 rows, with an SCB that gives exactly these scales when it is read."""
+    scales = weight.scales.float().flatten()
+    about = (scales.double() * INT8_STEPS).float()
+    near = [about, *(about.nextafter(torch.full_like(about, end)) for end in (0.0, torch.inf))]
+    exact = torch.stack([torch.where(guess / INT8_STEPS == scales, guess, -1.0) for guess in near])
+    largest = torch.where(exact.amax(0) >= 0, exact.amax(0), about)
+    order = torch.tensor(ROW_MAJOR, dtype=torch.uint8)
+    return {"weight": weight.codes, "SCB": largest, "weight_format": order}
+
+
+FORMAT = BitsAndBytes()

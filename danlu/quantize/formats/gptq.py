@@ -1,0 +1,151 @@
+"""GPTQ, as AutoGPTQ, GPTQModel and transformers write it (arXiv:2210.17323).
+
+Source: the published files of AutoGPTQ 0.3 and GPTQModel 7.6. Of a layer X with weight [out, in]:
+X.qweight int32 [in * bits / 32, out], a stream along the inputs; X.qzeros int32
+[G, out * bits / 32], a stream along the outputs; X.scales [G, out]; X.g_idx int32 [in], the group
+of each input, in no order where columns were quantized by activation (desc_act). The first version
+stores zero points less one. Bits and groups are read from the shapes, since a config may give
+single layers others; the rest of a config tells how the codes were found.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.errors import QuantizationError
+from danlu.quantize.bits import WORD_BITS, pack_stream, unpack_stream
+from danlu.quantize.format import Part, parts_with, refuse, require
+from danlu.quantize.grid import IntegerGrid, regular_groups
+from danlu.quantize.weight import QuantizedWeight
+from danlu.weights.rules import Ignore
+
+BITS = (4, 8, 3, 2)
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+LAYOUTS = ("gptq", "gptq_v2")
+
+
+class Gptq:
+    """The format; see the module docstring."""
+
+    ignored: Sequence[Ignore] = (Ignore(".rotary_emb.inv_freq", "computed from the config"),)
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the config names GPTQ."""
+        return config.get("quant_method") == "gptq"
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Check layout, bits and words."""
+        problems = []
+        if _layout(config) not in LAYOUTS:
+            problems.append(f"the layout {_layout(config)!r}")
+        if config.get("is_marlin_format"):
+            problems.append("the layout 'marlin'")
+        if config.get("bits") not in (None, *BITS):
+            problems.append(f"{config['bits']} bits")
+        if str(config.get("pack_dtype") or "int32").removeprefix("torch.") != "int32":
+            problems.append(f"words of {config['pack_dtype']}")
+        refuse("GPTQ", problems, "2, 3, 4 or 8 bits in int32, in the layout gptq or gptq_v2")
+
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Return nothing: only weights are quantized."""
+        return []
+
+    def parts(self, names: Collection[str]) -> dict[str, Part]:
+        """Return the parts of quantized layers."""
+        return parts_with(names, PARTS)
+
+    def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> IntegerGrid:
+        """Return the weight of one layer."""
+        words, zero_words, scales = require(parts, "qweight", "qzeros", "scales")
+        num_groups, outputs = scales.shape
+        bits = _bits(zero_words.shape[1], outputs, config)
+        inputs = words.shape[0] * WORD_BITS // bits
+        if words.shape[1] != outputs or zero_words.shape[0] != num_groups:
+            raise QuantizationError("has qweight, qzeros and scales of different layers")
+        return IntegerGrid(
+            codes=unpack_stream(words.t(), bits, inputs),
+            scales=scales.t().contiguous(),
+            zero_points=_zero_points(unpack_stream(zero_words, bits, outputs), bits, config),
+            bits=bits,
+            groups=_groups(parts.get("g_idx"), inputs, num_groups, config),
+        )
+
+    def fits(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> bool:
+        """Return whether the weight is on a grid whose words are full."""
+        if not isinstance(weight, IntegerGrid) or weight.bits not in BITS:
+            return False
+        return all(size * weight.bits % WORD_BITS == 0 for size in weight.shape)
+
+    def encode(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors of one layer."""
+        assert isinstance(weight, IntegerGrid)
+        groups, zeros = weight.groups, weight.zero_points
+        if groups is None:
+            groups = torch.arange(weight.shape[1]) // weight.group_size
+        if zeros is None:
+            zeros = torch.zeros_like(weight.scales, dtype=torch.int8)
+        stored = _shifted(zeros, weight.bits, -_stored_less(config))
+        return {
+            "qweight": pack_stream(weight.codes, weight.bits).t().contiguous(),
+            "qzeros": pack_stream(stored.t(), weight.bits),
+            "scales": weight.scales.t().contiguous(),
+            "g_idx": groups.to(torch.int32),
+        }
+
+    def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config as it is."""
+        return dict(config)
+
+
+def _layout(config: Mapping[str, Any]) -> str:
+    return str(config.get("checkpoint_format") or config.get("format") or "gptq")
+
+
+def _stored_less(config: Mapping[str, Any]) -> int:
+    """Return by how much stored zero points are less than those that are meant."""
+    return 0 if _layout(config) == "gptq_v2" else 1
+
+
+def _bits(zero_words: int, outputs: int, config: Mapping[str, Any]) -> int:
+    """Return the bits whose packing gives this many words for the zero points of a group."""
+    for bits in (config.get("bits") or BITS[0], *BITS):
+        if zero_words == -(-outputs * bits // WORD_BITS):
+            return int(bits)
+    raise QuantizationError(
+        f"has {zero_words} words of zero points for {outputs} outputs, which fits none of "
+        f"{', '.join(map(str, sorted(BITS)))} bits"
+    )
+
+
+def _shifted(points: Tensor, bits: int, by: int) -> Tensor:
+    """Return signed numbers of so many bits plus `by`, from the largest on to the smallest."""
+    half = 2 ** (bits - 1)
+    moved: Tensor = ((points.to(torch.int16) + half + by) & (2**bits - 1)) - half
+    return moved.to(torch.int8)
+
+
+def _zero_points(stored_GO: Tensor, bits: int, config: Mapping[str, Any]) -> Tensor | None:
+    points = _shifted(stored_GO, bits, _stored_less(config)).t().contiguous()
+    return points if bool(points.any()) else None
+
+
+def _groups(
+    g_idx: Tensor | None, inputs: int, num_groups: int, config: Mapping[str, Any]
+) -> Tensor | None:
+    if g_idx is None and config.get("desc_act") and num_groups > 1:
+        raise QuantizationError("lacks g_idx, which desc_act needs")
+    if g_idx is None:
+        size = int(config.get("group_size") or -1)
+        even = -(-inputs // num_groups)
+        g_idx = torch.arange(inputs) // (size if -(-inputs // max(size, 1)) == num_groups else even)
+    if len(g_idx) != inputs or int(g_idx.min()) < 0 or int(g_idx.max()) >= num_groups:
+        raise QuantizationError(
+            f"has a g_idx of {len(g_idx)} numbers up to {int(g_idx.max())}; "
+            f"expected {inputs} numbers below {num_groups}"
+        )
+    return regular_groups(g_idx, num_groups)
+
+
+FORMAT = Gptq()

@@ -1,0 +1,30 @@
+"""A dense weight becomes a quantized one, by whatever method a scheme names."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from danlu.config.quantize import QuantScheme
+from danlu.quantize.blockwise import quantize_blockwise
+from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.weight import QuantizedWeight
+
+METHODS: dict[str, Callable[[Tensor, QuantScheme, str], QuantizedWeight]] = {
+    "rtn": quantize_rtn,
+    "nf4": quantize_blockwise,
+    "fp4": quantize_blockwise,
+}
+
+
+def quantize_weight(weight_OI: Tensor, scheme: QuantScheme, name: str) -> QuantizedWeight:
+    """Return the weight rounded as `scheme` says.
+
+    Args:
+        weight_OI: the dense weight [out, in].
+        scheme: how.
+        name: of the tensor, for errors.
+
+    Raises:
+        QuantizationError: if the weight does not fit the scheme, or is not finite.
+    """
+    return METHODS[scheme.method](weight_OI, scheme, name)
