@@ -98,6 +98,7 @@ def test_every_kind_of_state_is_resumed(
 
     whole = job()
     outcome = train(whole, tmp_path / "whole")
+    assert (outcome.counters.step < STEPS) == (variant == "early")
     expected = left(tmp_path / "whole", whole)
     for calls in (3, 2):
         with monkeypatch.context() as patch:

@@ -1,16 +1,22 @@
 """The chunked loss equals cross-entropy on full logits, in value and gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from train_parts import tiny_decoder
 
+from danlu.adapters.handling import attach_adapter
+from danlu.config.adapter import LoraConfig, TokenRowsConfig
+from danlu.config.base import Config
 from danlu.data.batch import IGNORE
-from danlu.nn.linear import Linear, LinearLike
-from danlu.train.loss import chunk_size, chunked_cross_entropy, head_loss
+from danlu.models.decoder import Decoder
+from danlu.nn.linear import Linear, LinearLike, NormalizedLinear
+from danlu.train.loss import chunk_size, chunked_cross_entropy, head_loss, head_scores
 
 VOCAB, HIDDEN, TOKENS = 37, 16, 23
 
@@ -98,33 +104,87 @@ class Doubled(LinearLike):
         return None
 
 
-def heads() -> Iterator[LinearLike]:
+def with_head(head: LinearLike) -> Decoder:
     decoder = tiny_decoder()
-    assert isinstance(decoder.lm_head, Linear)
-    yield Doubled(decoder.lm_head)
-    with_bias = Linear(decoder.config.hidden_size, decoder.config.vocab_size, bias=True)
-    for parameter in with_bias.parameters():
-        nn.init.normal_(parameter)
-    yield with_bias
-
-
-@pytest.mark.parametrize("head", list(heads()), ids=["wrapped", "bias"])
-def test_any_other_head_goes_through_the_decoder(head: LinearLike) -> None:
-    decoder = tiny_decoder()
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
     decoder.lm_head = head
-    hidden = torch.randn(2, 9, decoder.config.hidden_size, requires_grad=True)
-    targets = torch.randint(decoder.config.vocab_size, (2, 9))
-    targets[0, :4] = IGNORE
-    expected = F.cross_entropy(
-        decoder.logits(hidden).flatten(0, 1), targets.flatten(), reduction="sum"
-    )
-    found = head_loss(decoder, hidden, targets, chunk_tokens=4)
-    parameters = (hidden, *head.parameters())
-    torch.testing.assert_close(found, expected)
-    for got, want in zip(
-        gradients(found, *parameters), gradients(expected, *parameters), strict=True
-    ):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    return decoder
+
+
+def adapted(config: Config) -> Decoder:
+    decoder = tiny_decoder(tie_word_embeddings=False)
+    attach_adapter(decoder, config, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.requires_grad:  # a fresh adapter changes nothing
+                parameter.add_(0.1)
+    return decoder
+
+
+HEADS: dict[str, Callable[[], Decoder]] = {
+    "plain": lambda: tiny_decoder(tie_word_embeddings=False),
+    "tied": tiny_decoder,
+    "bias": lambda: with_head(Linear(16, 61, bias=True)),
+    "wrapped": lambda: with_head(Doubled(Linear(16, 61))),
+    "normalized": lambda: with_head(NormalizedLinear(16, 61)),
+    "lora": lambda: adapted(LoraConfig(lora_rank=2, targets=["lm_head"])),
+    "rows": lambda: adapted(TokenRowsConfig(token_rows=[3, 60])),
+}
+
+
+class Sizes(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_gives_the_plain_loss_and_never_holds_its_logits(
+    kind: str, dtype: torch.dtype
+) -> None:
+    decoder = HEADS[kind]().to(dtype)
+    generator = torch.Generator().manual_seed(4)
+    hidden = torch.randn(2, 45, 16, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(61, (2, 45), generator=generator)
+    targets[0, :9] = IGNORE
+    head = [p for p in decoder.lm_head.parameters() if p.requires_grad]
+    logits = decoder.logits(hidden).float()
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    wanted = gradients(expected, hidden, *head)
+    with Sizes() as sizes:
+        found = head_loss(decoder, hidden, targets, chunk_tokens=8)
+        got = gradients(found, hidden, *head)
+    assert 8 * 61 < sizes.largest < logits.numel() / 2
+    rounding = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found, expected, rtol=rounding, atol=0)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.dtype == other.dtype
+        bound = rounding * other.abs().max().item()
+        torch.testing.assert_close(one, other, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_scores_are_the_loss_and_the_hits_of_full_logits(kind: str) -> None:
+    decoder = HEADS[kind]()
+    generator = torch.Generator().manual_seed(4)
+    hidden = torch.randn(2, 45, 16, generator=generator)
+    targets = decoder.logits(hidden).argmax(-1)
+    targets[0, ::2] = 7
+    targets[1, :9] = IGNORE
+    learned = targets != IGNORE
+    loss, hits = head_scores(decoder, hidden, targets)
+    torch.testing.assert_close(loss, head_loss(decoder, hidden, targets).detach())
+    expected = (decoder.logits(hidden).argmax(-1) == targets)[learned].sum()
+    assert 0 < hits == expected < learned.sum()
 
 
 def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from danlu.train.objective import CausalLM
 from danlu.train.precision import Masters
 
 HERE = Path(__file__).parent
-CASES = ("train-full-llama", "train-full-bloom", "train-lora-llama")
+CASES = sorted(path.name for path in (HERE / "interop").glob("train-*"))
 
 
 class Replay:
@@ -79,6 +79,11 @@ def options(case: Path) -> TrainOptions:
         **{key: about[key] for key in ("betas", "eps", "weight_decay", "warmup_steps")},
         **{key: about[key] for key in ("min_lr_ratio", "max_grad_norm")},
     )
+
+
+def test_all_runs_are_replayed() -> None:
+    families = ("bloom", "llama", "qwen2")
+    assert CASES == [f"train-{kind}-{family}" for kind in ("full", "lora") for family in families]
 
 
 @pytest.mark.parametrize("name", CASES)
