@@ -125,11 +125,13 @@ def encode_judgements(
     return judgements
 
 
-def labelled(pair: PreferencePair) -> list[LabelledAnswer]:
-    """Return a pair as two labelled answers, the good one first."""
+def labelled(pairs: Sequence[PreferencePair]) -> list[LabelledAnswer]:
+    """Return pairs as labelled answers: all the good ones, then all the bad ones, as in TRL."""
     return [
         LabelledAnswer([*pair.prompt, *answer], desirable, pair.origin, pair.tools, pair.kind)
-        for answer, desirable in ((pair.chosen, True), (pair.rejected, False))
+        for desirable in (True, False)
+        for pair in pairs
+        for answer in [pair.chosen if desirable else pair.rejected]
     ]
 
 

@@ -61,6 +61,11 @@ class PairBatch:
     sequences: Sequences
     margins_N: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same on `device`."""
+        margins_N = None if self.margins_N is None else self.margins_N.to(device)
+        return replace(self, sequences=self.sequences.to(device), margins_N=margins_N)
+
     @property
     def num_pairs(self) -> int:
         """N."""
@@ -85,6 +90,17 @@ class JudgedBatch:
     sequences: Sequences
     desirable_N: Tensor
     mismatched: Sequences | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same on `device`."""
+        mismatched = None if self.mismatched is None else self.mismatched.to(device)
+        desirable_N = self.desirable_N.to(device)
+        return replace(
+            self,
+            sequences=self.sequences.to(device),
+            desirable_N=desirable_N,
+            mismatched=mismatched,
+        )
 
 
 def collate_pairs(

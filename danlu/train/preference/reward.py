@@ -4,14 +4,20 @@ loss = -log s(chosen - rejected - margin) + center * (chosen + rejected)^2, as T
 RewardTrainer. The model is a decoder whose head has one row (`danlu.loading.reward`).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from danlu.config.objective import RewardConfig
+from danlu.data.preferences import AnsweredPrompt
+from danlu.errors import CheckpointError
 from danlu.models.decoder import Decoder
-from danlu.train.preference.batch import PairBatch, Sequences
-from danlu.train.preference.scoring import Tally
+from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.chat.chat_format import Message
+from danlu.train.preference.batch import PairBatch, Sequences, collate_sequences
+from danlu.train.preference.scoring import Tally, evaluating
 
 
 class RewardModel:
@@ -41,3 +47,40 @@ def sequence_scores(model: Decoder, sequences: Sequences) -> Tensor:
     hidden_BTD = model.packed_hidden(sequences.tokens_BT, sequences.documents_BT)
     last_SD = hidden_BTD[0].index_select(0, sequences.last_S)
     return model.logits(last_SD)[:, 0].float()
+
+
+def score(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Sequence[Message]],
+    format: str | None = None,
+    batch_size: int = 8,
+) -> list[float]:
+    """Return how good a reward model finds the last answer of each conversation.
+
+    Args:
+        model: from `danlu.loading.reward.load_reward_model`.
+        tokenizer: encodes and names the chat format.
+        conversations: each ends with what the assistant says.
+        format: as in `Tokenizer.render_chat`.
+        batch_size: conversations that go through the model at once.
+
+    Raises:
+        CheckpointError: if the model has no score head.
+        TokenizerError: for a conversation that cannot be rendered.
+    """
+    if model.lm_head.out_features != 1:
+        raise CheckpointError(
+            f"The head of this model gives {model.lm_head.out_features} numbers; expected the one "
+            "score of a reward model. Open one with load_reward_model."
+        )
+    rendered = [
+        tokenizer.render_chat(messages, format=format, add_generation_prompt=False).ids
+        for messages in conversations
+    ]
+    scores: list[float] = []
+    with evaluating(model):
+        for start in range(0, len(rendered), batch_size):
+            part = [AnsweredPrompt(list(ids), list(ids)) for ids in rendered[start:][:batch_size]]
+            scores += sequence_scores(model, collate_sequences(part).to(model.device)).tolist()
+    return scores
