@@ -74,16 +74,21 @@ class DanluStack(Stack):
     """What `danlu pretrain` and `danlu finetune` run: packed rows, masters, the one loop."""
 
     def __init__(self, **options: Any) -> None:
-        from danlu.commands.training import pack_rows
-        from danlu.data.packing import IGNORE, LongPolicy, TokenDocument
+        from danlu.commands.training_data import TrainingRows
+        from danlu.data.ledger import Ledger
+        from danlu.data.packing import IGNORE, TokenDocument, pack
+        from danlu.data.passes import SamePasses
 
         super().__init__(**options)
         documents = [
             TokenDocument(ids, None if mask is None else np.where(mask, ids, IGNORE))
             for ids, mask in self.documents
         ]
-        policy: LongPolicy = "split" if self.task == "pretrain" else "drop"
-        self._rows = pack_rows(documents, [], self.plan.max_seq_len, policy, SEED)
+        length = self.plan.max_seq_len
+        if self.task != "pretrain":  # where they would be cut
+            documents = [each for each in documents if len(each.ids) <= length]
+        passes = SamePasses(pack(documents, length, SEED))
+        self._rows = TrainingRows(length, passes, Ledger())
         self._decoder, self._masters = self._trainable()
 
     def _trainable(self) -> tuple[Any, Any]:

@@ -74,13 +74,18 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for file in temporary.rglob("*"):
-                _flush(file)
-            _swap(temporary, path)
+            finish_folder(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _flush(path.parent)
+
+
+def finish_folder(temporary: Path, path: Path) -> None:
+    """Put the folder `temporary`, with all its files on the disk, in the place of `path`."""
+    for file in temporary.rglob("*"):
+        _flush(file)
+    _swap(temporary, path)
+    _flush(path.parent)
 
 
 def _swap(temporary: Path, path: Path) -> None:

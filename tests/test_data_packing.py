@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.batch import IGNORE, PADDING, Batch, collate
+from danlu.data.documents import DocumentList
 from danlu.data.ledger import Ledger
-from danlu.data.packing import PackedRow, TokenDocument, fit_documents, pack, split_document
+from danlu.data.packing import PackedRow, TokenDocument, cut_documents, pack, single_rows
 from danlu.data.sampler import RowSampler
 from danlu.errors import DataError, ShapeError
 
@@ -73,7 +74,10 @@ def test_the_seed_moves_documents_of_one_length():
 
 def test_split_pieces_are_documents_of_their_own():
     labels, weights = [IGNORE, 1, 2, IGNORE, 4, 5, 6], [0.5] * 4 + [2.0] * 3
-    pieces = split_document(TokenDocument(range(7), labels, weights, "x:1"), 3)
+    documents = DocumentList([TokenDocument(range(7), labels, weights, "x:1")])
+    rows = single_rows(documents, cut_documents(np.arange(1), documents.lengths, 3))
+    pieces = [document for row in rows for document in row.documents]
+    assert rows.num_targets == 5
     assert [piece.ids.tolist() for piece in pieces] == [[0, 1, 2], [3, 4, 5], [6]]
     assert pieces[1].labels.tolist() == [IGNORE, 4, 5]
     assert pieces[1].weights.tolist() == [0.5, 2.0, 2.0]
@@ -91,56 +95,28 @@ def test_pack_refuses_what_it_would_have_to_cut():
         TokenDocument([1, 2], None, [1, 1, 1], "x:1")
 
 
-# ---------------------------------------------------------------- long documents
+# ---------------------------------------------------------------- the ledger
 
 
-def chats() -> list[TokenDocument]:
-    """Return one that fits, one long, one whose answer would be cut off, one with no target."""
-    return [
-        masked([1, 2, 3], [False, False, True], "x:1"),
-        masked([1] * 6, [False] * 2 + [True] * 4, "x:2"),
-        masked([1] * 6, [False] * 5 + [True], "x:3"),
-        masked([1, 2], [True, False], "x:4"),
-    ]
-
-
-def test_truncate_keeps_beginnings_and_notes_them():
+def test_the_limit_of_dropped_rows() -> None:
     ledger = Ledger()
-    fitted = fit_documents(chats(), 4, "truncate", ledger)
-    assert [len(document.ids) for document in fitted] == [3, 4]
+    ledger.note("x:1", "", is_dropped=False)
+    ledger.note("x:2", "6 tokens, more than 4", is_dropped=False)
+    ledger.note("x:3", "no token to learn", is_dropped=True)
     assert ledger.summary() == {
         "kept": 1,
         "truncated": 1,
-        "dropped": 2,
-        "truncated_rows": [{"origin": "x:2", "reason": "6 tokens, more than max_seq_len 4"}],
-        "dropped_rows": [
-            {
-                "origin": "x:3",
-                "reason": "6 tokens, more than max_seq_len 4; nothing to learn would be left",
-            },
-            {"origin": "x:4", "reason": "no token to learn"},
-        ],
+        "dropped": 1,
+        "truncated_rows": [{"origin": "x:2", "reason": "6 tokens, more than 4"}],
+        "dropped_rows": [{"origin": "x:3", "reason": "no token to learn"}],
     }
-
-
-def test_drop_and_the_limit_of_dropped_rows():
-    ledger = Ledger()
-    assert len(fit_documents(chats(), 4, "drop", ledger)) == 1
-    with pytest.raises(DataError, match=r"3 of 4 rows would be dropped(.|\n)*x:2: 6 tokens"):
+    with pytest.raises(DataError, match=r"1 of 3 rows would be dropped(.|\n)*x:3: no token"):
         ledger.check()
-    ledger.check(max_dropped=3)
-
-
-def test_error_lists_all_long_documents():
-    with pytest.raises(DataError, match=r"2 documents are too long(.|\n)*x:2(.|\n)*x:3"):
-        fit_documents(chats(), 4, "error", Ledger())
-
-
-def test_split_keeps_all_tokens():
-    ledger = Ledger()
-    fitted = fit_documents(documents_of([10, 3]), 4, "split", ledger)
-    assert [len(document.ids) for document in fitted] == [4, 4, 2, 3]
-    assert ledger.kept == 2
+    ledger.check(max_dropped=1)
+    ledger.check(max_dropped=None)
+    again = Ledger()
+    again.restore(ledger.summary())
+    assert again == ledger
 
 
 def test_nothing_left_is_an_error():

@@ -4,11 +4,12 @@ import json
 import logging
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from train_parts import STEPS, left_behind, tiny_job
+from train_parts import STEPS, left_behind, packed_rows, tiny_job
 
 from danlu.config.adapter import LoraConfig
 from danlu.errors import CheckpointError, OutputError
@@ -17,6 +18,7 @@ from danlu.train.best import BEST
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint, load_newest
 from danlu.train.loop import CHECKPOINTS, METRICS, Job, train
 from danlu.train.metrics import StepLog, read_metrics
+from danlu.train.source import PackedSource
 
 DROPOUT = LoraConfig(lora_rank=2, lora_dropout=0.5)
 
@@ -158,7 +160,9 @@ def test_a_checkpoint_holds_no_pickle_and_plain_names(tmp_path: Path) -> None:
     assert "model.norm.weight" in snapshot.weights
     assert "exp_avg.model.norm.weight" in snapshot.optimizer
     state = json.loads((path / "state.json").read_text())["state"]
-    assert state["cursor"] == {"consumed": 4 * STEPS, "num_rows": state["cursor"]["num_rows"]}
+    rows = state["cursor"]["num_rows"]
+    taken = 4 * STEPS - state["cursor"]["pass"] * rows
+    assert state["cursor"] == {"pass": (4 * STEPS - 1) // rows, "taken": taken, "num_rows": rows}
 
 
 def test_minutes_between_checkpoints(tmp_path: Path) -> None:
@@ -169,8 +173,7 @@ def test_minutes_between_checkpoints(tmp_path: Path) -> None:
 
 def test_other_data_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
     train(tiny_job(), tmp_path)
-    job = tiny_job()
-    job.source._rows = job.source._rows[:-1]  # type: ignore[attr-defined]
+    job = replace(tiny_job(), source=PackedSource(packed_rows()[:-1], 0, 2, 4))
     with pytest.raises(CheckpointError, match="rows of data"):
         train(job, tmp_path)
 

@@ -1,6 +1,5 @@
 """`danlu finetune`: a model further on conversations, with a LoRA adapter or whole."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,14 @@ import torch
 
 from danlu.commands.manifest import folder_hash
 from danlu.commands.training import (
-    TrainingRows,
     check_length,
     facts,
-    pack_rows,
     training_device,
     training_job,
     write_model,
 )
+from danlu.commands.training_data import conversation_rows
 from danlu.config.run import FinetuneRun
-from danlu.data.conversations import read_conversations
-from danlu.data.encoding import encode_conversations
-from danlu.data.packing import TokenDocument
 from danlu.errors import CheckpointError
 from danlu.files import atomic_folder, only_run
 from danlu.loading import attach_adapter, load_decoder, load_tokenizer, save_adapter
@@ -67,7 +62,7 @@ def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
     if run.data.chat_format is not None:
         tokenizer = tokenizer.with_chat_format(run.data.chat_format)
     return tokenizer, {
-        "data": data_files([*run.data.instruction_paths, run.data.held_out]),
+        "data": data_files([*run.data.instructions, *(run.data.held_out or [])]),
         "tokenizer": tokenizer.fingerprint(),
         "model": {"path": run.model, "sha256": folder_hash(base)},
     }
@@ -76,7 +71,7 @@ def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
 def _train(
     run: FinetuneRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
 ) -> RunResult:
-    rows = _rows(run, tokenizer, progress)
+    rows = conversation_rows(run.data, tokenizer, run.train, run.seed, progress)
     decoder, masters = _trainable(run, tokenizer)
     check_length(decoder, run.data.max_seq_len)
     job = training_job(decoder, masters, rows, run.train, run.seed)
@@ -101,23 +96,3 @@ def _trainable(run: FinetuneRun, tokenizer: Tokenizer) -> tuple[Decoder, Masters
     generator = torch.Generator().manual_seed(run.seed)
     attach_adapter(decoder, run.adapter, generator, tokenizer=tokenizer)
     return decoder.to(device), Masters(decoder)
-
-
-def _rows(run: FinetuneRun, tokenizer: Tokenizer, progress: Progress) -> TrainingRows:
-    data = run.data
-    held_out = [] if data.held_out is None else [data.held_out]
-    return pack_rows(
-        _documents(data.instruction_paths, tokenizer, data.chat_format, progress),
-        _documents(held_out, tokenizer, data.chat_format, progress),
-        data.max_seq_len,
-        "drop",
-        run.seed,
-        data.max_dropped,
-    )
-
-
-def _documents(
-    paths: Sequence[str], tokenizer: Tokenizer, chat_format: str | None, progress: Progress
-) -> list[TokenDocument]:
-    conversations = [row for path in paths for row in read_conversations(path)]
-    return encode_conversations(tokenizer, conversations, chat_format, progress)

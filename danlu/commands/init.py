@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from danlu.config.base import Config
-from danlu.config.data import FinetuneData, PretrainData
+from danlu.config.data import FinetuneData, PretrainData, sources
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.config.template import dump_yaml
 from danlu.config.train import TrainOptions
@@ -44,7 +44,7 @@ def _pretrain() -> PretrainRun:
     return PretrainRun(
         out="runs/pretrain",
         tokenizer="runs/tokenizer",
-        data=PretrainData(corpus="corpus.txt", held_out_fraction=0.01),
+        data=PretrainData(corpus=sources("corpus.txt"), held_out_fraction=0.01),
         train=TrainOptions(steps=1000, learning_rate=1e-3, warmup_steps=50),
     )
 
@@ -53,7 +53,7 @@ def _finetune() -> FinetuneRun:
     return FinetuneRun(
         out="runs/finetune",
         model="runs/pretrain/model",
-        data=FinetuneData(instructions="instructions.jsonl"),
+        data=FinetuneData(instructions=sources("instructions.jsonl")),
         train=TrainOptions(epochs=3.0),
     )
 

@@ -1,23 +1,12 @@
 """`danlu pretrain`: a Llama-style model from scratch on raw text."""
 
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import torch
 
-from danlu.commands.training import (
-    TrainingRows,
-    facts,
-    pack_rows,
-    training_device,
-    training_job,
-    write_model,
-)
-from danlu.config.data import PretrainData
+from danlu.commands.training import facts, training_device, training_job, write_model
+from danlu.commands.training_data import corpus_rows
 from danlu.config.run import PretrainRun
-from danlu.data.encoding import encode_documents
-from danlu.data.sources import Document, held_out_split, read_corpus
 from danlu.files import atomic_folder, only_run
 from danlu.loading import new_decoder
 from danlu.progress import Progress, Silent
@@ -43,7 +32,7 @@ def run_pretrain(run: PretrainRun, progress: Progress | None = None) -> RunResul
     with only_run(Path(run.out)):
         tokenizer = load_tokenizer(run.tokenizer)
         inputs = {
-            "data": data_files([*run.data.corpus_paths, run.data.held_out]),
+            "data": data_files([*run.data.corpus, *(run.data.held_out or [])]),
             "tokenizer": tokenizer.fingerprint(),
         }
         folder = RunFolder(Path(run.out), "pretrain", run, inputs, "model")
@@ -53,7 +42,7 @@ def run_pretrain(run: PretrainRun, progress: Progress | None = None) -> RunResul
 def _train(
     run: PretrainRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
 ) -> RunResult:
-    rows = _rows(run, tokenizer, progress)
+    rows = corpus_rows(run.data, tokenizer, run.train, run.seed, progress)
     decoder = new_decoder(run.model, tokenizer.vocab_size)
     decoder.init_weights(torch.Generator().manual_seed(run.seed))
     decoder.to(training_device(run.train))
@@ -64,24 +53,3 @@ def _train(
         with atomic_folder(folder.output, replace=True) as temporary:
             write_model(decoder, masters, tokenizer, temporary, run.train)
         return folder.finish(outcome)
-
-
-def _rows(run: PretrainRun, tokenizer: Tokenizer, progress: Progress) -> TrainingRows:
-    train_texts, held_out_texts = _texts(run.data, run.seed)
-    return pack_rows(
-        encode_documents(tokenizer, train_texts, progress),
-        encode_documents(tokenizer, held_out_texts, progress) if held_out_texts else [],
-        run.data.max_seq_len,
-        "split",
-        run.seed,
-    )
-
-
-def _texts(data: PretrainData, seed: int) -> tuple[list[Document], list[Document]]:
-    """Return the documents to train on and to hold out."""
-    corpus: Iterator[Document] = chain.from_iterable(map(read_corpus, data.corpus_paths))
-    if data.held_out is not None:
-        return list(corpus), list(read_corpus(data.held_out))
-    if data.held_out_fraction:
-        return held_out_split(corpus, data.held_out_fraction, seed)
-    return list(corpus), []

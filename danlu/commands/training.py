@@ -1,100 +1,75 @@
-"""What pre-training and fine-tuning share: rows to train on, the job, and the model at the end."""
+"""What pre-training and fine-tuning share: the job, its facts, and the model at the end."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from danlu.adapters.handling import lr_scales
+from danlu.commands.training_data import TrainingRows
 from danlu.config.train import TrainOptions
-from danlu.data.ledger import Ledger
-from danlu.data.packing import LongPolicy, PackedRow, TokenDocument, fit_documents, pack
+from danlu.data.passes import Passes, rows_in
 from danlu.engine.placement import choose_device
 from danlu.errors import ConfigError
 from danlu.loading import save_decoder
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.stamp import write_stamp
+from danlu.train.evaluation import Evaluation
 from danlu.train.loop import Job
 from danlu.train.manifest import packing_counts, parameter_counts, parents
 from danlu.train.objective import CausalLM
 from danlu.train.precision import DTYPES, Masters
-from danlu.train.source import PackedSource, batches_of
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """Packed rows to train on and to evaluate on, and what became of the documents."""
-
-    max_seq_len: int
-    rows: list[PackedRow]
-    ledger: Ledger
-    held_out: list[PackedRow] = field(default_factory=list)
-    held_out_ledger: Ledger = field(default_factory=Ledger)
-
-    def ledgers(self) -> dict[str, Any]:
-        """Return the ledger of the training data with that of the held-out data in it."""
-        return {**self.ledger.summary(), "held_out": self.held_out_ledger.summary()}
-
-
-def pack_rows(
-    documents: Iterable[TokenDocument],
-    held_out: Iterable[TokenDocument],
-    max_seq_len: int,
-    policy: LongPolicy,
-    seed: int,
-    max_dropped: int | None = None,
-) -> TrainingRows:
-    """Return the documents as rows.
-
-    Args:
-        documents: to train on.
-        held_out: only to evaluate on.
-        max_seq_len: tokens of a row.
-        policy: what happens to longer documents.
-        seed: of the packing.
-        max_dropped: more dropped documents than this are an error; None: any number.
-
-    Raises:
-        DataError: if too many documents were dropped, or none is left.
-    """
-    ledgers = Ledger(), Ledger()
-    kept = fit_documents(documents, max_seq_len, policy, ledgers[0])
-    ledgers[0].check(len(ledgers[0].dropped) if max_dropped is None else max_dropped)
-    kept_held_out = fit_documents(held_out, max_seq_len, policy, ledgers[1])
-    return TrainingRows(
-        max_seq_len,
-        pack(kept, max_seq_len, seed),
-        ledgers[0],
-        pack(kept_held_out, max_seq_len, seed),
-        ledgers[1],
-    )
+from danlu.train.source import RowSource
 
 
 def training_job(
-    decoder: Decoder, masters: Masters, rows: TrainingRows, options: TrainOptions, seed: int
+    decoder: Decoder,
+    masters: Masters,
+    rows: TrainingRows,
+    options: TrainOptions,
+    seed: int,
+    evaluations: Sequence[Evaluation] = (),
 ) -> Job[Any]:
-    """Return the job of next-token prediction on packed rows, on the decoder's device."""
-    device = str(decoder.device)
-    source = PackedSource(
-        rows.rows, seed, options.micro_batch_size, options.global_batch_size, device
+    """Return the job of next-token prediction on rows, on the decoder's device.
+
+    Args:
+        decoder: the model, with its adapter.
+        masters: its trainable weights.
+        rows: to train on and to evaluate on.
+        options: how to train.
+        seed: of the order of rows, and of everything else that is drawn.
+        evaluations: what is evaluated beside the held-out loss.
+    """
+    device, micro_batch_size = str(decoder.device), options.micro_batch_size
+    source = RowSource(
+        rows.passes, seed, micro_batch_size, options.global_batch_size, device, rows.batching
     )
     return Job(
         decoder=decoder,
         masters=masters,
         objective=CausalLM(),
         source=source,
-        held_out=batches_of(rows.held_out, options.micro_batch_size, device),
+        held_out=rows.batching.cut(rows.held_out, micro_batch_size, device),
         options=options,
-        steps=count_steps(options, len(rows.rows)),
+        steps=count_steps(options, rows.passes),
         seed=seed,
+        evaluations=evaluations,
+        lr_scales=lr_scales(decoder),
+        epoch_steps=_epoch_steps(options, rows),
     )
 
 
-def count_steps(options: TrainOptions, num_rows: int) -> int:
-    """Return the optimizer steps of a run over `num_rows` rows.
+def _epoch_steps(options: TrainOptions, rows: TrainingRows) -> float | None:
+    """Return the steps of one pass over the data; None for a stream, whose end nobody knows."""
+    return None if rows.is_streamed else rows_in(rows.passes, 1.0) / options.global_batch_size
+
+
+def count_steps(options: TrainOptions, passes: Passes) -> int:
+    """Return the optimizer steps of a run.
 
     Raises:
         ConfigError: if the warm-up is longer than the run.
@@ -102,10 +77,11 @@ def count_steps(options: TrainOptions, num_rows: int) -> int:
     if options.steps is not None:
         return options.steps
     assert options.epochs is not None
-    steps = max(1, math.ceil(options.epochs * num_rows / options.global_batch_size))
+    num_rows = rows_in(passes, options.epochs)
+    steps = max(1, math.ceil(num_rows / options.global_batch_size))
     if options.warmup_steps > steps:
         raise ConfigError(
-            f"train.epochs {options.epochs} of {num_rows} rows are {steps} steps; expected at "
+            f"train.epochs {options.epochs} are {num_rows:.0f} rows and {steps} steps; expected at "
             f"least the {options.warmup_steps} of train.warmup_steps. Lower it, or train longer."
         )
     return steps
@@ -118,7 +94,7 @@ def facts(
     counts = {
         "steps": steps,
         "parameters": parameter_counts(decoder),
-        "data": packing_counts(rows.rows, rows.max_seq_len),
+        "data": {} if rows.is_streamed else packing_counts(rows.passes.rows(0), rows.max_seq_len),
         "held_out": packing_counts(rows.held_out, rows.max_seq_len),
     }
     return {"counts": counts, "parents": parents(models)}

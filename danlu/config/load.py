@@ -147,6 +147,8 @@ def _models_at(cls: type[Config], loc: Sequence[int | str]) -> list[type[BaseMod
     """Return the config classes that may stand at a location."""
     models: list[type[BaseModel]] = [cls]
     for part in loc:
+        if isinstance(part, int):  # an item of a list
+            continue
         named = [model for model in models if model.__name__ == part]
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = named or [found for field in fields for found in _nested_configs(field.annotation)]
@@ -155,7 +157,7 @@ def _models_at(cls: type[Config], loc: Sequence[int | str]) -> list[type[BaseMod
 
 def _nested_configs(annotation: Any) -> list[type[BaseModel]]:
     """Return the config classes that a field's annotation may hold, in its order."""
-    if get_origin(annotation) in (Union, UnionType, Annotated):
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
         return [found for part in get_args(annotation) for found in _nested_configs(part)]
     is_config = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return [annotation] if is_config else []

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,6 +21,7 @@ def dump_yaml(config: Config) -> str:
 
 
 def _model_lines(config: BaseModel, indent: str) -> Iterator[str]:
+    written = config.model_dump(mode="json")
     for position, (name, field) in enumerate(type(config).model_fields.items()):
         if position and not indent:
             yield ""
@@ -31,21 +31,10 @@ def _model_lines(config: BaseModel, indent: str) -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _model_lines(value, indent + "  ")
         else:
-            yield f"{indent}{name}: {scalar_text(_plain(value))}"
+            yield f"{indent}{name}: {scalar_text(written[name])}"
 
 
 def _comment(field: FieldInfo, indent: str) -> Iterator[str]:
     text = (field.description or "") + (" (required)" if field.is_required() else "")
     for line in textwrap.wrap(text.strip(), _WIDTH - len(indent)):
         yield f"{indent}# {line}"
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as YAML can write it: paths as texts, tuples as lists."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

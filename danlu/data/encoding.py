@@ -1,102 +1,184 @@
-"""From text and conversations to token documents, with whatever tokenizer the model has."""
+"""From examples to arrays of tokens: encoders of texts and of conversations.
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+An encoder turns a few examples into `Encoded` rows. It can be pickled, so that other processes do
+the same work, and it names everything that decides the outcome, so that the outcome can be kept.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from danlu.data.examples import Conversation, Document
-from danlu.data.packing import IGNORE, TokenDocument
-from danlu.progress import Progress, Silent, working
+from danlu.data.holding_out import draw
+from danlu.data.packing import TokenDocument
+from danlu.data.store import Encoded, file_sha256
+from danlu.errors import DanluError
+from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.chat.training import Learn, Long, TrainingText, render_training
 
-CHUNK = 512
+NOTHING_TO_LEARN = "no token to learn"
 
-
-class TextTokenizer(Protocol):
-    """What is needed of a tokenizer to encode a corpus."""
-
-    @property
-    def eos_id(self) -> int | None:
-        """The id that ends a document, or None if the tokenizer has none."""
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, with nothing added."""
-
-    def prompt_prefix(self) -> list[int]:
-        """Return the ids in front of a raw text, such as a BOS."""
+Example_contra = TypeVar("Example_contra", contravariant=True)
 
 
-class RenderedChat(Protocol):
-    """A rendered conversation: ids, and per id whether it is learned."""
+class Encoder(Protocol[Example_contra]):
+    """Turns examples into rows of a store."""
 
     @property
-    def ids(self) -> Sequence[int]:
-        """Token ids."""
+    def columns(self) -> Mapping[str, str]:
+        """Names of the arrays of a row, with the dtype of each."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the outcome, as plain JSON."""
+
+    def size(self, example: Example_contra) -> int:
+        """Return about how many bytes the example had in its file."""
+
+    def __call__(self, examples: Sequence[Example_contra]) -> list[Encoded]:
+        """Return what each example becomes."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Texts as the tokenizer's prefix, their tokens and its end token, all of them learned.
+
+    Attributes:
+        tokenizer: encodes.
+        split_seed: seed of the numbers that decide what is held out; None: nothing will be.
+        dtype: of the ids.
+    """
+
+    tokenizer: Tokenizer
+    split_seed: int | None = None
+    dtype: str = "<i4"
 
     @property
-    def loss_mask(self) -> Sequence[bool]:
-        """One entry per id."""
+    def columns(self) -> dict[str, str]:
+        """One array: the ids."""
+        return {"ids": self.dtype}
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the outcome, as plain JSON."""
+        return {
+            "encoder": "text",
+            "tokenizer": self.tokenizer.fingerprint(),
+            "split_seed": self.split_seed,
+            "dtype": self.dtype,
+        }
+
+    def size(self, example: Document) -> int:
+        """Return the bytes of the text."""
+        return len(example.text.encode("utf-8", "surrogatepass"))
+
+    def __call__(self, examples: Sequence[Document]) -> list[Encoded]:
+        """Return the ids of each text; one of a single token teaches nothing and is dropped."""
+        tokenizer = self.tokenizer
+        prefix = tokenizer.prompt_prefix()
+        end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        batch = tokenizer.encode_batch([example.text for example in examples])
+        return [
+            self._row(example, np.array([*prefix, *ids, *end], self.dtype))
+            for example, ids in zip(examples, batch, strict=True)
+        ]
+
+    def _row(self, example: Document, ids: np.ndarray) -> Encoded:
+        drawn = 0.0 if self.split_seed is None else draw(example.text, self.split_seed)
+        if len(ids) < 2:
+            return Encoded(example.origin, None, NOTHING_TO_LEARN, drawn)
+        return Encoded(example.origin, (ids,), draw=drawn)
 
 
-class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer to encode conversations."""
+@dataclass(frozen=True)
+class ChatEncoder:
+    """Conversations as the chat template writes them, with what is learned of them.
 
-    def render_chat(
-        self,
-        messages: Any,
-        tools: Any = None,
-        format: Any = None,
-        add_generation_prompt: bool = True,
-    ) -> RenderedChat:
-        """Return the conversation as the chat template writes it."""
+    Attributes:
+        tokenizer: encodes and names the chat format.
+        max_tokens: the longest conversation.
+        format, learn, long, template_options: as in `render_training`.
+        split_seed: seed of the numbers that decide what is held out; None: nothing will be.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    format: str | None = None
+    learn: Learn = "answers"
+    long: Long = "drop"
+    template_options: Mapping[str, Any] | None = None
+    split_seed: int | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Ids, labels, weights (no entry: all 1), and how many targets there are."""
+        return {"ids": "<i4", "labels": "<i4", "weights": "<f4", "targets": "<f8"}
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the outcome, as plain JSON."""
+        is_file = self.format is not None and Path(self.format).is_file()
+        return {
+            "encoder": "chat",
+            "tokenizer": self.tokenizer.fingerprint(),
+            "format": file_sha256(Path(self.format)) if is_file and self.format else self.format,
+            "max_tokens": self.max_tokens,
+            "learn": self.learn,
+            "long": self.long,
+            "template_options": dict(self.template_options or {}),
+            "split_seed": self.split_seed,
+        }
+
+    def size(self, example: Conversation) -> int:
+        """Return the bytes of all messages."""
+        texts = (str(message.get("content", "")) for message in example.messages)
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+    def __call__(self, examples: Sequence[Conversation]) -> list[Encoded]:
+        """Return ids, labels and weights of each conversation, or why it cannot be learned."""
+        return [self._row(example) for example in examples]
+
+    def _row(self, example: Conversation) -> Encoded:
+        drawn = 0.0
+        if self.split_seed is not None:
+            content = json.dumps([example.messages, example.tools], sort_keys=True)
+            drawn = draw(content, self.split_seed)
+        try:
+            text = self._rendered(example)
+        except DanluError as error:
+            return Encoded(example.origin, None, str(error), drawn)
+        if text.problem:
+            return Encoded(example.origin, None, text.problem, drawn)
+        document = TokenDocument(text.rendered.ids, text.labels, text.weights, example.origin)
+        if not document.num_targets:
+            return Encoded(example.origin, None, NOTHING_TO_LEARN, drawn)
+        return Encoded(example.origin, _arrays(document), text.shortened, drawn)
+
+    def _rendered(self, example: Conversation) -> TrainingText:
+        return render_training(
+            self.tokenizer,
+            example.messages,
+            tools=example.tools,
+            format=self.format,
+            learn=self.learn,
+            max_tokens=self.max_tokens,
+            long=self.long,
+            template_options=self.template_options,
+        )
 
 
-def text_document(
-    ids: Sequence[int], eos_id: int | None, origin: str, prefix: Sequence[int] = ()
-) -> TokenDocument:
-    """Return prefix, ids and the end token (if there is one) as a document learned as a whole."""
-    end = [] if eos_id is None else [eos_id]
-    return TokenDocument([*prefix, *ids, *end], origin=origin)
+def _arrays(document: TokenDocument) -> tuple[np.ndarray, ...]:
+    weights = np.empty(0) if document.weights is None else document.weights
+    assert document.labels is not None
+    return document.ids, document.labels, weights, np.array([document.num_targets], np.float64)
 
 
-def chat_document(rendered: RenderedChat, origin: str) -> TokenDocument:
-    """Return a rendered conversation as a document of which only the masked tokens are learned."""
-    labels = [
-        i if learned else IGNORE
-        for i, learned in zip(rendered.ids, rendered.loss_mask, strict=True)
-    ]
-    return TokenDocument(rendered.ids, labels, origin=origin)
-
-
-def encode_documents(
-    tokenizer: TextTokenizer, documents: Iterable[Document], progress: Progress | None = None
-) -> list[TokenDocument]:
-    """Return the texts as token documents, each with the tokenizer's prefix and its end token."""
-    texts = list(documents)
-    encoded: list[TokenDocument] = []
-    prefix, eos_id = tokenizer.prompt_prefix(), tokenizer.eos_id
-    with working(progress or Silent(), "encode text", len(texts)) as report:
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            for ids, text in zip(
-                tokenizer.encode_batch([text.text for text in chunk]), chunk, strict=True
-            ):
-                encoded.append(text_document(ids, eos_id, text.origin, prefix))
-            report.advance(len(chunk))
-    return encoded
-
-
-def encode_conversations(
-    tokenizer: ChatTokenizer,
-    conversations: Sequence[Conversation],
-    format: str | None = None,
-    progress: Progress | None = None,
-) -> list[TokenDocument]:
-    """Return the conversations as token documents, rendered with the chat template `format`."""
-    encoded: list[TokenDocument] = []
-    with working(progress or Silent(), "encode conversations", len(conversations)) as report:
-        for conversation in conversations:
-            rendered = tokenizer.render_chat(
-                conversation.messages, format=format, add_generation_prompt=False
-            )
-            encoded.append(chat_document(rendered, conversation.origin))
-            report.advance(1)
-    return encoded
+def as_document(encoded: Encoded) -> TokenDocument:
+    """Return a row of a `TextEncoder` or `ChatEncoder` as a token document."""
+    assert encoded.arrays is not None
+    ids, *rest = encoded.arrays
+    if not rest:
+        return TokenDocument(ids, origin=encoded.origin)
+    labels, weights, _ = rest
+    return TokenDocument(ids, labels, weights if len(weights) else None, encoded.origin)

@@ -3,7 +3,9 @@
 A run writes the summary beside its results, so that no row is ever lost without a word.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from danlu.errors import DataError, bullet_list
 
@@ -36,6 +38,15 @@ class Ledger:
         """Note a row that is not used at all."""
         self.dropped.append(LedgerEntry(origin, reason))
 
+    def note(self, origin: str, reason: str, *, is_dropped: bool) -> None:
+        """Count a row: kept whole if there is no reason, else dropped or truncated."""
+        if is_dropped:
+            self.drop(origin, reason)
+        elif reason:
+            self.truncate(origin, reason)
+        else:
+            self.keep()
+
     def summary(self) -> dict[str, object]:
         """Return the ledger as plain JSON values: the three counts, then every row not whole."""
         return {
@@ -46,21 +57,38 @@ class Ledger:
             "dropped_rows": [vars(entry) for entry in self.dropped],
         }
 
-    def check(self, max_dropped: int = 0) -> None:
+    def restore(self, summary: Mapping[str, Any]) -> None:
+        """Become the ledger that `summary` was made of."""
+        self.kept = summary["kept"]
+        self.truncated = [LedgerEntry(**entry) for entry in summary["truncated_rows"]]
+        self.dropped = [LedgerEntry(**entry) for entry in summary["dropped_rows"]]
+
+    def check(self, max_dropped: int | None = 0) -> None:
         """Stop before training if more rows were dropped than the user allows.
 
+        Args:
+            max_dropped: how many may be; None: any number.
+
         Raises:
-            DataError: if more than `max_dropped` rows were dropped, or none is left; lists them.
+            DataError: if more were dropped, or no row is left; lists them.
         """
-        if len(self.dropped) > max_dropped:
+        self.check_dropped(max_dropped)
+        if self.kept + len(self.truncated) == 0:
+            raise DataError("No row is left to train on; expected at least one. Check the data.")
+
+    def check_dropped(self, max_dropped: int | None) -> None:
+        """Stop if more rows were dropped so far than the user allows.
+
+        Raises:
+            DataError: listing the dropped rows.
+        """
+        if max_dropped is not None and len(self.dropped) > max_dropped:
             rows = [f"{entry.origin}: {entry.reason}" for entry in self.dropped]
             raise DataError(
                 f"{len(self.dropped)} of {self._total()} rows would be dropped; at most "
                 f"{max_dropped} may be (max_dropped).{bullet_list(rows)}\n"
                 "Fix or remove these rows, or raise max_dropped to train without them."
             )
-        if self.kept + len(self.truncated) == 0:
-            raise DataError("No row is left to train on; expected at least one. Check the data.")
 
     def _total(self) -> int:
         return self.kept + len(self.truncated) + len(self.dropped)

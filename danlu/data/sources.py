@@ -10,12 +10,12 @@ the text under `text_key`; or an object without that key but with ``lines``, a l
 are joined by line ends under the ``title``, if there is one.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from danlu.config.data import DataSource
 from danlu.data.examples import Document
+from danlu.data.holding_out import draw, held_out_limit
 from danlu.data.locating import EXTENSIONS, Place, as_source, places_of
 from danlu.data.opening import Content, content_of, read_lines
 from danlu.data.problems import Problems, raise_problems
@@ -215,23 +215,7 @@ def held_out_split(
     Raises:
         DataError: if `fraction` is out of range, or fewer than two different texts are given.
     """
-    if not 0.0 < fraction < 1.0:
-        raise DataError(
-            f"The held-out fraction is {fraction}; expected more than 0 and less than 1."
-        )
-    drawn = [(_draw(document.text, seed), document) for document in documents]
-    draws = sorted({draw for draw, _ in drawn})
-    if len(draws) < 2:
-        raise DataError(
-            f"The corpus has {len(draws)} different documents; expected at least 2, to train on "
-            "some and hold out others. Give more text, or separate held-out text."
-        )
-    limit = min(max(fraction, draws[1]), draws[-1])  # holds out the first, never the last
-    train = [document for draw, document in drawn if draw >= limit]
-    return train, [document for draw, document in drawn if draw < limit]
-
-
-def _draw(text: str, seed: int) -> float:
-    """Return a number in [0, 1) fixed by text and seed."""
-    digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    drawn = [(draw(document.text, seed), document) for document in documents]
+    limit = held_out_limit((each for each, _ in drawn), fraction)
+    train = [document for each, document in drawn if each >= limit]
+    return train, [document for each, document in drawn if each < limit]

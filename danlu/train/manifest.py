@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import danlu
-from danlu.data.packing import PackedRow
-from danlu.data.sources import EXTENSIONS
+from danlu.config.data import DataSource
+from danlu.data.locating import as_source
+from danlu.data.packing import PackedRow, PackedRows
+from danlu.data.source_files import described, source_files
 from danlu.train.checkpoint import file_sha256
 
 MANIFEST = "run.json"
@@ -29,16 +31,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def data_files(paths: Iterable[str | None]) -> list[dict[str, Any]]:
-    """Return path, size and hash of each data file; of a folder, of every file that is read.
+def data_files(sources: Iterable[str | DataSource]) -> list[dict[str, Any]]:
+    """Return path, size and hash of each file that the sources are read from.
 
-    Paths that do not exist are left out: whoever reads them says so.
+    Sources that do not exist are left out: whoever reads them says so.
     """
-    files: list[Path] = []
-    for path in (Path(path) for path in paths if path is not None):
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if file.is_file() and file.suffix in EXTENSIONS]
-    return [_described(file) for file in files]
+    return [described(file) for source in sources for file in source_files(as_source(source))]
 
 
 def parents(models: Iterable[str]) -> list[dict[str, str | None]]:
@@ -68,15 +66,20 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
 
 def packing_counts(rows: Sequence[PackedRow], max_seq_len: int) -> dict[str, int | float]:
     """Return how many documents, tokens and rows there are, and how full the rows are."""
-    tokens = sum(row.num_tokens for row in rows)
+    if isinstance(rows, PackedRows):
+        documents, tokens, targets = (
+            len(rows.pieces.length),
+            int(rows.lengths.sum()),
+            rows.num_targets,
+        )
+    else:
+        documents = sum(len(row.documents) for row in rows)
+        tokens = sum(row.num_tokens for row in rows)
+        targets = sum(row.num_targets for row in rows)
     return {
-        "documents": sum(len(row.documents) for row in rows),
+        "documents": documents,
         "tokens": tokens,
-        "targets": sum(row.num_targets for row in rows),
+        "targets": targets,
         "rows": len(rows),
         "packing_efficiency": round(tokens / max(1, len(rows) * max_seq_len), 4),
     }
-
-
-def _described(file: Path) -> dict[str, Any]:
-    return {"path": str(file), "bytes": file.stat().st_size, "sha256": file_sha256(file)}

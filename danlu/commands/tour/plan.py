@@ -15,7 +15,7 @@ from danlu.commands.tokenizer import train_tokenizer
 from danlu.commands.tour.options import TourOptions
 from danlu.config.adapter import LoraConfig
 from danlu.config.base import Config
-from danlu.config.data import PretrainData
+from danlu.config.data import PretrainData, sources
 from danlu.config.model import ModelShape
 from danlu.config.run import PretrainRun
 from danlu.config.train import TrainOptions
@@ -130,7 +130,11 @@ def measured_step_seconds(plan: TourPlan) -> float:
             out=str(folder / "pretrain"),
             model=plan.model,
             tokenizer=str(folder / "tokenizer"),
-            data=PretrainData(corpus=str(world.corpus), max_seq_len=plan.max_seq_len),
+            data=PretrainData(
+                corpus=sources(world.corpus),
+                max_seq_len=plan.max_seq_len,
+                cache=str(folder / "encoded"),
+            ),
             train=plan.pretrain.model_copy(update={"steps": MEASURED_STEPS, "warmup_steps": 0}),
         )
         run_pretrain(run)

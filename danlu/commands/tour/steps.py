@@ -23,7 +23,7 @@ from danlu.commands.tour.material import write_material
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.plan import TourPlan
-from danlu.config.data import FinetuneData, PretrainData
+from danlu.config.data import FinetuneData, PretrainData, sources
 from danlu.config.quantize import PRESETS
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.files import atomic_folder, size_text
@@ -95,7 +95,9 @@ def pretrain_model(tour: Tour) -> tuple[str, Facts]:
     """Train a model from scratch."""
     paths, files = tour.paths, tour.paths.material
     data = PretrainData(
-        corpus=str(files.corpus), held_out=str(files.held_out), max_seq_len=tour.plan.max_seq_len
+        corpus=sources(files.corpus),
+        held_out=sources(files.held_out),
+        max_seq_len=tour.plan.max_seq_len,
     )
     run = PretrainRun(
         out=str(paths.pretrain),
@@ -117,8 +119,8 @@ def finetune_model(tour: Tour) -> tuple[str, Facts]:
     own_text = tour.options.instructions or tour.options.corpus
     spare = tour.facts["world"]["instructions"] if own_text else 0
     data = FinetuneData(
-        instructions=str(files.instructions),
-        held_out=str(files.instructions_test),
+        instructions=sources(files.instructions),
+        held_out=sources(files.instructions_test),
         max_seq_len=tour.plan.max_seq_len,
         max_dropped=spare,
     )
