@@ -37,8 +37,8 @@ def write_material(folder: Path, stories: int) -> None:
     import torch
 
     from danlu.commands.tour.plan import default_plan
-    from danlu.data.encoding import encode_conversations, encode_documents
-    from danlu.data.sources import Document
+    from danlu.data.encoding import ChatEncoder, TextEncoder
+    from danlu.data.examples import Document
     from danlu.data.tiny_world import TinyWorld
     from danlu.files import atomic_folder
     from danlu.loading import new_decoder, save_decoder
@@ -53,22 +53,25 @@ def write_material(folder: Path, stories: int) -> None:
     with atomic_folder(folder, replace=True) as temporary:
         save_decoder(decoder, temporary)
         tokenizer.save(temporary)
-        documents = encode_documents(tokenizer, [Document(text, "") for text in texts])
-        _write_documents(temporary / "pretrain.json", documents)
-        _write_documents(temporary / "lora.json", encode_conversations(tokenizer, instructions))
+        rows = TextEncoder(tokenizer)([Document(text, "") for text in texts])
+        _write_documents(temporary / "pretrain.json", rows)
+        rows = ChatEncoder(tokenizer, plan.model.max_seq_len)(instructions)
+        _write_documents(temporary / "lora.json", rows)
 
 
-def _write_documents(path: Path, documents: Iterable[Any]) -> None:
+def _write_documents(path: Path, rows: Iterable[Any]) -> None:
+    from danlu.data.encoding import as_document
     from danlu.data.packing import IGNORE
 
-    rows = [
+    documents = [as_document(row) for row in rows if row.arrays is not None]
+    masked = [
         (
             document.ids.tolist(),
             None if document.labels is None else (document.labels != IGNORE).tolist(),
         )
         for document in documents
     ]
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    path.write_text(json.dumps(masked), encoding="utf-8")
 
 
 def conversations_per_batch(folder: Path) -> int:
