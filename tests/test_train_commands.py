@@ -349,7 +349,7 @@ def test_a_tokenizer_that_the_model_never_saw_is_refused(
 def test_a_failed_run_says_so_in_its_manifest_and_goes_on(world: Path, tmp_path: Path) -> None:
     run = pretrain_config(world, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danlu.train.loop.clip_factor", lambda norm, most: float("nan"))
+        patch.setattr("danlu.train.step.clip_factor", lambda norm, most: float("nan"))
         with pytest.raises(TrainingError):
             run_pretrain(run)
     manifest = json.loads((tmp_path / "run/run.json").read_text())

@@ -3,7 +3,8 @@
 run.json        the manifest: resolved config, versions, inputs with hashes, counts, results
 ledger.json     rows kept, truncated or dropped
 metrics.jsonl   one line per step; loss.png draws it
-checkpoints/    the last two
+samples.jsonl   answers along the way; generated.jsonl has the newest that were judged
+checkpoints/    the last few, and the best
 model/ or adapter/   what the run was for; present as a whole or not at all
 """
 
@@ -31,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinalMetrics:
-    """What a finished run measured; losses in nats per target token."""
+    """What a finished run measured; losses in nats per target token.
+
+    `best` is the best evaluation (`danlu.train.best`), where the run compares them.
+    """
 
     steps: int
     loss: float
@@ -42,6 +46,7 @@ class FinalMetrics:
     tokens_per_s: float
     elapsed_s: float
     peak_memory_bytes: int
+    best: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,7 @@ def _final_metrics(outcome: Outcome, records: list[dict[str, int | float]]) -> F
         tokens_per_s=round(counters.tokens / max(counters.elapsed_s, 1e-9), 1),
         elapsed_s=counters.elapsed_s,
         peak_memory_bytes=peak_bytes(),
+        best=None if outcome.best is None else asdict(outcome.best),
     )
 
 

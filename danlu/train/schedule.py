@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 
 from danlu.config.train import ScheduleName, TrainOptions
+from danlu.errors import ConfigError
 
 
 def scheduled_rate(options: TrainOptions, step: int, steps: int) -> float:
@@ -44,11 +45,18 @@ def interval(
     Args:
         every_steps: counts where `every_epochs` is None.
         every_epochs: passes over the data.
-        epoch_steps: steps of one pass; only asked where `every_epochs` is given.
+        epoch_steps: steps of one pass, if that is known.
+
+    Raises:
+        ConfigError: if epochs are given, and nobody knows how long one is.
     """
     if every_epochs is None:
         return every_steps
-    assert epoch_steps is not None, "the job does not tell how long an epoch is"
+    if epoch_steps is None:
+        raise ConfigError(
+            f"An interval of {every_epochs} epochs is asked for, but this data has no length that "
+            "is known beforehand; expected steps. Give eval_every_steps and save_every_steps."
+        )
     return max(1, round(every_epochs * epoch_steps))
 
 
