@@ -17,7 +17,7 @@ from danlu.config.adapter import PrefixConfig, PromptConfig
 from danlu.engine.generator import Generator
 from danlu.engine.sampling import SamplingParams
 from danlu.engine.sequence import Request
-from danlu.errors import AdapterError
+from danlu.errors import AdapterError, CheckpointError
 from danlu.loading import attach_adapter, load_adapter, load_decoder, save_adapter
 from danlu.models.decoder import Decoder
 from danlu.nn.contexts import DenseContext
@@ -127,6 +127,12 @@ def test_ptuning_for_another_base_names_every_difference() -> None:
     assert "prefix_encoder.embedding.weight is [4, 128]; the base asks for [4, 64]" in said
     with pytest.raises(AdapterError, match="keep their positions, as ChatGLM counts them"):
         load_decoder(golden("llama"), adapter=case_adapter("ptuning-v2-chatglm-6b"))
+
+
+def test_a_ptuning_folder_is_no_model() -> None:
+    for case in PTUNING:
+        with pytest.raises(CheckpointError, match="give this folder as the adapter"):
+            load_decoder(case_adapter(case))
 
 
 def spoiled(case: str, folder: Path, **changes: Any) -> Path:

@@ -137,7 +137,7 @@ def test_training_moves_the_prefix_alone_and_goes_on_where_it_stopped(
     assert left_behind(tmp_path / "resumed", resumed) == wanted
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["projected", "prompt"])
 def test_fine_tuning_from_a_run_file(model: Path, kind: str, tmp_path: Path) -> None:
     chats = [{"prompt": f"Say {i}", "response": f"It is {i}."} for i in range(8)]
     text = "".join(json.dumps(row) + "\n" for row in chats)

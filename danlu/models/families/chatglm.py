@@ -16,6 +16,7 @@ from danlu.errors import ShapeError
 from danlu.models.block import DecoderBlock
 from danlu.models.config import DecoderConfig, NormFactory
 from danlu.models.family import Family, RawConfig, always
+from danlu.models.prefix_encoder import refuse_prefix_encoder
 from danlu.models.prefix_sequence import PrefixSequence, block_positions, first_slot, with_self
 from danlu.nn.attention import AttentionContext, SelfAttention
 from danlu.nn.mlp import PlainMLP
@@ -31,7 +32,6 @@ RESIDUAL_SCALE = 56**0.5
 IGNORED = {
     "max_length": "a sampling setting",
     "num_beams": "a sampling setting",
-    "pre_seq_len": "null: no prefix encoder",
 }
 
 
@@ -147,7 +147,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     head_dim = hidden_size // num_heads
     raw.expect("position_encoding_2d", True)
     raw.expect("quantization_bit", 0)
-    raw.expect("prefix_projection", False)
+    refuse_prefix_encoder(raw)
     return DecoderConfig(
         vocab_size=raw.size("vocab_size"),
         hidden_size=hidden_size,

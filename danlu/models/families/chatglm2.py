@@ -10,6 +10,7 @@ from typing import Any
 
 from danlu.models.config import DecoderConfig
 from danlu.models.family import Family, RawConfig, Reexpressed
+from danlu.models.prefix_encoder import refuse_prefix_encoder
 from danlu.models.reexpressing import gated_config
 from danlu.nn.mlp import GatedMLP
 from danlu.nn.norms import RMSNorm
@@ -43,8 +44,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     raw.expect("apply_residual_connection_post_layernorm", False)
     raw.expect("rmsnorm", True)
     raw.expect("post_layer_norm", True)
-    raw.expect("pre_seq_len")
-    raw.expect("prefix_projection", False)
+    refuse_prefix_encoder(raw)
     raw.expect("quantization_bit", 0)
     return DecoderConfig(
         vocab_size=raw.size("padded_vocab_size"),
