@@ -1,5 +1,6 @@
 """The chunked loss equals cross-entropy on full logits, in value and gradient."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -204,3 +205,13 @@ def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_shrink_with_the_vocabulary_but_stay_worth_a_product() -> None:
     assert chunk_size(151936) == 256
     assert chunk_size(4096) == 1024
+
+
+def test_positions_without_a_target_are_never_hits() -> None:
+    decoder = with_head(Linear(16, 61))
+    nn.init.zeros_(decoder.lm_head.dense_weight())  # token 0 wins every tie
+    targets = torch.full((1, 9), IGNORE)
+    targets[0, 2:5] = torch.tensor([0, 7, 0])
+    loss, hits = head_scores(decoder, torch.randn(1, 9, 16), targets)
+    assert hits == 2
+    torch.testing.assert_close(loss, torch.tensor(3 * math.log(61)))
