@@ -55,7 +55,7 @@ def planted(draw: random.Random, questions: list[str]) -> list[dict[str, object]
     for number in range(400):
         asked, said = filler(draw), filler(draw)
         if number % 20 == 7:
-            plant = altered(questions[number // 20], number // 20)
+            plant = altered(questions[number // 20], number // 40)
             longer = (number // 20) % 3
             asked = plant if longer == 0 else f"{asked} {plant} {filler(draw)}"
             if longer == 2:
