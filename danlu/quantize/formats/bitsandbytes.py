@@ -126,7 +126,7 @@ class BitsAndBytes:
             "bnb_4bit_use_double_quant": double,
             "llm_int8_enable_fp32_cpu_offload": False,
             "llm_int8_has_fp16_weight": False,
-            "llm_int8_skip_modules": list(unquantized) or None,
+            "llm_int8_skip_modules": list(unquantized),
             "llm_int8_threshold": 6.0,
         }
 

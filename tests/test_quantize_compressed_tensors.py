@@ -1,0 +1,94 @@
+"""compressed-tensors: packed and plain integers, groups in any order, what is not computed."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from quantized_cases import case, check_given_back, check_numbers
+
+from danlu.errors import QuantizationError
+from danlu.loading import load_decoder
+from danlu.quantize.format import find_format
+from danlu.quantize.formats.compressed_tensors import FORMAT, PACKED
+from danlu.quantize.grid import IntegerGrid
+
+CASES = (
+    "ct-w4a16-asym-g32",
+    "ct-w4a16-g32",
+    "ct-w4a16-noact",
+    "ct-w8a16-channel",
+    "ct-w8a8-smooth",
+    "ct-w8a8-kv8",
+)
+
+
+def config(**weights: object) -> dict[str, object]:
+    given = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", **weights}
+    groups = {"group_0": {"weights": given, "format": PACKED}}
+    return {"quant_method": "compressed-tensors", "format": PACKED, "config_groups": groups}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_the_tool(name: str) -> None:
+    check_numbers(name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_read_is_given_back(name: str, tmp_path: Path) -> None:
+    written = check_given_back(name, tmp_path, (".k_scale", ".v_scale"))
+    assert written["quantization_config"]["kv_cache_scheme"] is None  # type: ignore[index]
+
+
+def test_what_is_not_computed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_decoder(case("ct-w8a8-kv8"))
+    assert "activations are not quantized here" in caplog.text
+    assert "keys and values are not quantized here" in caplog.text
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_groups_in_any_order(bits: int) -> None:
+    generator, half = torch.Generator().manual_seed(bits), 2 ** (bits - 1)
+    codes = torch.randint(-half, half, (24, 40), generator=generator).to(torch.int8)
+    points = torch.randint(-half, half, (24, 5), generator=generator).to(torch.int8)
+    groups = torch.arange(40, dtype=torch.int32)[torch.randperm(40, generator=generator)] // 8
+    weight = IntegerGrid(codes, torch.rand(24, 5, generator=generator), points, bits, groups)
+    told = config(num_bits=bits, symmetric=False, actorder="group", group_size=8)
+    parts = FORMAT.encode(weight, told)
+    assert set(parts) >= {"weight_g_idx", "weight_zero_point"}
+    again = FORMAT.decode(parts, told)
+    assert torch.equal(again.dequantize(), weight.dequantize())
+    naive = (codes.float() - points[:, groups]) * weight.scales[:, groups]
+    assert torch.equal(weight.dequantize(), naive)
+
+
+def test_plain_integers_with_one_scale_and_zero_points() -> None:
+    codes = torch.tensor([[1, 2], [3, -4]], dtype=torch.int8)
+    parts = {"weight": codes, "weight_scale": torch.tensor([0.5])}
+    told = config(num_bits=8, strategy="tensor")
+    assert torch.equal(FORMAT.decode(parts, told).dequantize(), codes * 0.5)
+    points = torch.tensor([[1], [-1]], dtype=torch.int8)
+    shifted = FORMAT.decode({**parts, "weight_zero_point": points}, told)
+    assert torch.equal(shifted.dequantize(), (codes - points) * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"config_groups": {}}, "no config_groups with weights"),
+        ({"format": "marlin-24", **config(type="float")}, "4-bit float weights"),
+        (config(strategy="block"), "strategy 'block'"),
+        ({**config(), "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse weights"),
+        ({**config(), "transform_config": {"config_groups": {"u": {}}}}, "rotations at run time"),
+    ],
+)
+def test_what_is_not_read_is_said(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(QuantizationError, match=f"{told}.*Expected integers of 2 to 8 bits"):
+        find_format({"quant_method": "compressed-tensors", **changes})
+
+
+def test_words_that_fit_no_width() -> None:
+    words = {"weight_packed": torch.zeros(4, 3, dtype=torch.int32), "weight_scale": torch.ones(4)}
+    with pytest.raises(QuantizationError, match="has 3 words for 32 inputs"):
+        FORMAT.decode({**words, "weight_shape": torch.tensor([4, 32])}, config())
