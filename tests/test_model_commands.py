@@ -71,7 +71,7 @@ def test_a_merge_that_moves_the_outputs_is_refused(
 
         return merge_adapters(decoder)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("danlu.commands.merge.merge_lora", forget)
+    monkeypatch.setattr("danlu.commands.merge.merge_adapters", forget)
     with pytest.raises(AdapterError, match=rf"mean KL of at most {MAX_KL}"):
         merge(base, adapter, tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []

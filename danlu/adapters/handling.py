@@ -113,13 +113,16 @@ def lr_scales(model: Adaptable) -> dict[str, float]:
 @contextmanager
 def disabled(model: Adaptable) -> Iterator[None]:
     """Let `model` compute as its base does, bit for bit, while the context lasts."""
-    adapters = list(model.adapters.values())
-    for attached in reversed(adapters):
+    off = dict(model.adapters)
+    for attached in reversed(off.values()):
         attached.take_off(model)
     try:
         yield
     finally:
-        for attached in adapters:
+        for name, attached in reversed(model.adapters.items()):
+            if name not in off:  # put on meanwhile; it goes on top of the others
+                attached.take_off(model)
+        for attached in model.adapters.values():
             attached.put_on(model)
 
 

@@ -136,15 +136,27 @@ class DoRALinear(LoRALinear):
         magnitude: Tensor | None = None,
     ) -> None:
         super().__init__(base, lora_A, lora_B, scale, dropout)
+        self._known: tuple[object, Tensor] | None = None
         norms_O = self.norms() if magnitude is None else magnitude
         self.magnitude = nn.Parameter(norms_O.to(torch.float32))
 
     @torch.no_grad()
     def norms(self) -> Tensor:
-        """Return the lengths [out] of the rows of W + B A * scale, in float32."""
-        weight_OI = stored_weight(original(self)).float()
-        norms_O: Tensor = torch.linalg.vector_norm(weight_OI + super().change(weight_OI), dim=1)
-        return norms_O
+        """Return the lengths [out] of the rows of W + B A * scale, in float32.
+
+        They are kept until A or B change: once per step in training, once for all in serving.
+        """
+        state = (
+            _version(self.lora_A),
+            _version(self.lora_B),
+            self.lora_A.device,
+            torch.is_inference_mode_enabled(),  # its tensors are of no use outside of it
+        )
+        if self._known is None or self._known[0] != state:
+            weight_OI = stored_weight(original(self)).float()
+            adapted_OI = weight_OI + super().change(weight_OI)
+            self._known = (state, torch.linalg.vector_norm(adapted_OI, dim=1))
+        return self._known[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted product in the dtype of `x`."""
@@ -175,6 +187,11 @@ class DoRALinear(LoRALinear):
     def adapter_parameters(self) -> list[nn.Parameter]:
         """Return what is trained in this wrapper."""
         return [*super().adapter_parameters(), self.magnitude]
+
+
+def _version(tensor: Tensor) -> object:
+    """Return what differs once a tensor was changed."""
+    return id(tensor) if tensor.is_inference() else (id(tensor), tensor._version)
 
 
 class LoRAEmbedding(AdaptedEmbedding):

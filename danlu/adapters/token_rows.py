@@ -14,6 +14,7 @@ from danlu.adapters.wrappers import (
     AdaptedLinear,
     original,
     original_embedding,
+    stored_weight,
 )
 from danlu.nn.embedding import TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
@@ -56,21 +57,23 @@ class RowsEmbedding(AdaptedEmbedding):
 
 
 class SplitHead(NamedTuple):
-    """A head as a frozen matrix, in which some rows are trained ones.
+    """A head as a frozen matrix and what is added to some of its rows.
 
     Attributes:
         weight_VD: of the base.
-        ids_n: the rows that do not count in it.
-        rows_nD: what is in their place.
+        ids_n: the rows.
+        change_nD: what is added to them; the trained rows get their gradient through it.
     """
 
     weight_VD: Tensor
     ids_n: Tensor
-    rows_nD: Tensor
+    change_nD: Tensor
 
 
 class RowsLinear(AdaptedLinear):
     """The products of the base, but for some outputs, whose rows are trained.
+
+    What the rows have become is added to the products, so that fresh rows change no bit of them.
 
     Args:
         base: the head.
@@ -79,34 +82,36 @@ class RowsLinear(AdaptedLinear):
     """
 
     ids_n: Tensor
+    plain_nD: Tensor
 
     def __init__(self, base: LinearLike, ids_n: Tensor, rows_nD: nn.Parameter) -> None:
         super().__init__(base)
         self.register_buffer("ids_n", ids_n, persistent=False)
+        plain_nD = stored_weight(original(base))[ids_n].detach().float()
+        self.register_buffer("plain_nD", plain_nD, persistent=False)
         self.rows = rows_nD
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [..., V]."""
         out: Tensor = self.base(x)
-        rows_nD = self._effective_rows().to(x.dtype)
-        trained = F.linear(x, rows_nD).to(out.dtype)
-        if original(self) is not self.base:  # what the wrappers under this one add stays
-            plain: Tensor = original(self)(x)
-            trained = out[..., self.ids_n] + (trained - plain[..., self.ids_n])
-        return out.index_copy(-1, self.ids_n, trained)
+        change_nD = self.row_change().to(x.dtype)
+        return out.index_add(-1, self.ids_n, F.linear(x, change_nD).to(out.dtype))
 
     def split(self) -> SplitHead | None:
-        """Return base and rows apart, for a loss that never holds all logits.
+        """Return base and change apart, for a loss that never holds all logits.
 
         None where the base is no plain matrix.
         """
         if type(self.base) is not Linear or self.base.bias is not None:
             return None
-        return SplitHead(self.base.weight, self.ids_n, self.rows)
+        return SplitHead(self.base.weight, self.ids_n, self.row_change())
 
-    def _effective_rows(self) -> Tensor:
+    def row_change(self) -> Tensor:
+        """Return what is added to the rows [n, D] that the base multiplies by, in float32."""
         base = original(self)
-        return base.effective(self.rows) if isinstance(base, Linear) else self.rows
+        if isinstance(base, Linear):
+            return base.effective(self.rows) - base.effective(self.plain_nD)
+        return self.rows - self.plain_nD
 
     def change(self, weight_OI: Tensor) -> Tensor:
         """Return the float32 change of the weight: nothing but in the rows."""

@@ -5,7 +5,18 @@ in, each tensor renamed, split, cast and converted as it arrives -> check that n
 left over -> attach the adapter. Peak host memory is the model plus its largest tensor.
 """
 
-from danlu.loading.adapting import attach_adapter, load_adapter, save_adapter
+from danlu.loading.adapting import (
+    adapter_names,
+    attach_adapter,
+    base_fingerprint,
+    disabled,
+    load_adapter,
+    lr_scales,
+    merge_adapters,
+    save_adapter,
+    train_only,
+    unmerge_adapters,
+)
 from danlu.loading.building import (
     LinearFactory,
     decoder_from_config,
@@ -20,17 +31,24 @@ from danlu.loading.tokenizers import check_rows, load_tokenizer
 
 __all__ = [
     "LinearFactory",
+    "adapter_names",
     "attach_adapter",
+    "base_fingerprint",
     "check_rows",
     "decoder_from_config",
     "dequantize",
+    "disabled",
     "load_adapter",
     "load_decoder",
     "load_tokenizer",
+    "lr_scales",
+    "merge_adapters",
     "new_decoder",
     "read_model_config",
     "rounding",
     "save_adapter",
     "save_decoder",
     "stored_dtype",
+    "train_only",
+    "unmerge_adapters",
 ]

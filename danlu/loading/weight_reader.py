@@ -246,6 +246,7 @@ class WeightReader:
             stores_tied_head=self.tied_head is not None,
             quantization=self.quantization.config if self.quantization else None,
             quantized=self.quantized,
+            folder=self.folder,
         )
 
 

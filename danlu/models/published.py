@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class Published:
         quantization: its `quantization_config`, wherever it was found, or None.
         quantized: names in the file of the linear layers that were quantized, with the dtype of
             their scales (in a code book: of the weights that it stands for).
+        folder: where it was opened, or None.
     """
 
     family: str
@@ -31,3 +33,4 @@ class Published:
     stores_tied_head: bool = False
     quantization: Mapping[str, Any] | None = None
     quantized: Mapping[str, torch.dtype] = field(default_factory=dict)
+    folder: Path | None = None

@@ -5,9 +5,10 @@ One token truth: whoever uses the weights checks that they see the same tokens a
 
 import json
 from pathlib import Path
+from typing import Any
 
 import danlu
-from danlu.errors import TokenizerError
+from danlu.errors import CheckpointError, TokenizerError
 from danlu.files import write_json
 from danlu.tokenizer.base import Tokenizer
 
@@ -22,6 +23,8 @@ def write_stamp(
 ) -> None:
     """Write what the weights in `folder` were trained with, to be checked where they are used.
 
+    What else the folder's stamp says, such as the base of an adapter, stays.
+
     Args:
         folder: of the model or adapter.
         tokenizer: what it was trained with.
@@ -30,6 +33,7 @@ def write_stamp(
     """
     known = {} if family is None else {"family": family}
     stamp = {
+        **read_stamp(folder),
         "danlu": danlu.__version__,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
         "chat_format": chat_format or tokenizer.chat_format,
@@ -40,11 +44,37 @@ def write_stamp(
 
 def stamped_family(folder: Path) -> str | None:
     """Return the family that a folder was written as, if it says so."""
+    family: str | None = read_stamp(folder).get("family")
+    return family
+
+
+def read_stamp(folder: Path) -> dict[str, Any]:
+    """Return what the stamp of a folder says; nothing if it has none.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
     path = folder / STAMP
     if not path.is_file():
-        return None
-    family: str | None = json.loads(path.read_text(encoding="utf-8")).get("family")
-    return family
+        return {}
+    try:
+        stamp = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be read ({error}). Expected the JSON that was written with the "
+            "weights; copy it again, or remove it to go without its checks."
+        ) from error
+    if not isinstance(stamp, dict):
+        raise CheckpointError(
+            f"'{path}' holds a {type(stamp).__name__}; expected a JSON object. Copy it again, or "
+            "remove it to go without its checks."
+        )
+    return stamp
+
+
+def add_to_stamp(folder: Path, **facts: Any) -> None:
+    """Write facts into the stamp of a folder, beside what it says already."""
+    write_json(folder / STAMP, {**read_stamp(folder), "danlu": danlu.__version__, **facts})
 
 
 def check_stamp(folder: Path, tokenizer: Tokenizer) -> None:
@@ -53,11 +83,8 @@ def check_stamp(folder: Path, tokenizer: Tokenizer) -> None:
     Raises:
         TokenizerError: if the fingerprint differs; a folder without one is not checked.
     """
-    path = folder / STAMP
-    if not path.is_file():
-        return
-    trained = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_fingerprint")
-    if trained != tokenizer.fingerprint():
+    trained = read_stamp(folder).get("tokenizer_fingerprint")
+    if trained is not None and trained != tokenizer.fingerprint():
         raise TokenizerError(
             f"The tokenizer or chat template in '{folder}' is not the one the model was trained "
             f"with: {STAMP} says {trained}, found {tokenizer.fingerprint()}. Expected the files "
@@ -72,11 +99,9 @@ def tokenizer_of_adapter(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
         TokenizerError: if the adapter saw another tokenizer or template; an adapter without a
             stamp (of another tool) is not checked.
     """
-    path = folder / STAMP
-    if not path.is_file():
-        return tokenizer
-    stamp = json.loads(path.read_text(encoding="utf-8"))
-    if stamp["tokenizer_fingerprint"] != tokenizer.fingerprint() and stamp["chat_format"]:
-        tokenizer = tokenizer.with_chat_format(stamp["chat_format"])
+    stamp = read_stamp(folder)
+    trained, chat_format = stamp.get("tokenizer_fingerprint"), stamp.get("chat_format")
+    if trained not in (None, tokenizer.fingerprint()) and chat_format:
+        tokenizer = tokenizer.with_chat_format(chat_format)
     check_stamp(folder, tokenizer)
     return tokenizer
