@@ -331,6 +331,8 @@ def test_names_do_not_matter_but_promises_are_kept(tmp_path):
     assert [text.text for text in read_corpus(tmp_path / "b.txt")] == [
         "[Scene 1]\nA furnace, and smoke."
     ]
+    (tmp_path / "b.txt").write_text('"A furnace," she said.\n"And smoke."')
+    assert len(list(read_corpus(tmp_path / "b.txt"))) == 1
     (tmp_path / "c.jsonl").write_text("[Scene 1]\nA furnace")
     with pytest.raises(DataError, match=r"c.jsonl:1: not JSON(.|\n)*c.jsonl:2: not JSON"):
         list(read_corpus(tmp_path / "c.jsonl"))

@@ -11,6 +11,7 @@ from danlu.data.examples import Conversation
 from danlu.data.marked_calls import text_of_calls, tool_calls_of
 from danlu.data.shape import shapes
 from danlu.data.sources import read_corpus
+from danlu.data.tools import tools_of
 from danlu.errors import ConfigError, DataError
 
 
@@ -400,6 +401,14 @@ def test_public_conversations(shared, name, count):
         assert sum(row.tools is not None for row in rows) == (148 if "_en_" in name else 163)
         called = [row for row in rows if any("tool_calls" in message for message in row.messages)]
         assert len(called) > 50
+
+
+def test_public_tools(shared):
+    folder = shared / "data" / "tooluse"
+    tools = tools_of({"tools": (folder / "shopping_tool_schema.json").read_text()})
+    assert len(tools or []) == 15
+    with pytest.raises(DataError, match=r"50 problems(.|\n)*no known shape; its keys are .*query"):
+        list(read_conversations(folder / "shopping_level_1_query_meta.json"))
 
 
 def test_public_questions_without_answers_are_an_error(shared):

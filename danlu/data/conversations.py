@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 class Dropped(Protocol):
     """Takes the rows that are left out, each as ``file:line: why``."""
 
-    def append(self, problem: str) -> None:
+    def append(self, problem: str, /) -> None:
         """Add one."""
 
 

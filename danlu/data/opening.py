@@ -83,11 +83,13 @@ def _lines_or_value(path: Path, first: str) -> Content:
     with opened(path) as handle:
         begin = list(islice(_filled_lines(handle), 2))
     value = Content.JSON_LIST if first == "[" else Content.JSON_OBJECT
+    if first == '"':  # prose may begin with a quotation
+        return Content.JSON_LINES if _is_json(begin[0]) else Content.PLAIN
     is_long = len(begin[0]) >= LONG_LINE_BYTES  # looked at no closer, so as not to read it twice
     if first == "[":  # a list in one line holds the rows, unless other lines follow it
         is_lines = not is_long and [_is_json(line) for line in begin] == [True, True]
     elif is_long or _is_json(begin[0]):  # an object alone may hold a list of rows
-        is_lines = len(begin) > 1 or first == '"'
+        is_lines = len(begin) > 1
     else:
         goes_on = begin[0].endswith((b"[", b"{", b","))
         is_lines = len(begin) > 1 and _is_json(begin[1]) and not goes_on

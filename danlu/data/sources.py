@@ -64,8 +64,11 @@ def _read_places(places: list[Place], source: DataSource, text_key: str) -> Iter
             problems.append(str(error))
         if empty and len(problems) == known:
             problems.append(f"{place.path}: the file is empty")
-    expected = f"Expected UTF-8 text, or rows with a text under {text_key!r}. "
-    raise_problems(problems, source.path, expected + "Fix or remove what is listed.")
+    expected = (
+        f"Expected UTF-8 text, or rows with a text under {text_key!r}. Fix or remove what is "
+        f"listed; format: {TEXT} reads a file as plain text, whatever it looks like."
+    )
+    raise_problems(problems, source.path, expected)
 
 
 def _read_place(
