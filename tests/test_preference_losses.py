@@ -231,7 +231,7 @@ def step(objective: Objective[Any], model: Decoder, batches: Sequence[Any]) -> t
     results = [objective.loss(model, batch) for batch in batches]
     total = torch.stack([loss for loss, _ in results]).sum()
     total.backward()
-    return float(total), sum(int(terms) for _, terms in results)
+    return float(total.detach()), sum(int(terms) for _, terms in results)
 
 
 def parts_of(name: str, size: int) -> list[Any]:

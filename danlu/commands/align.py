@@ -7,7 +7,7 @@ from danlu.adapters.handling import lr_scales
 from danlu.commands.manifest import folder_hash
 from danlu.commands.policy import open_policy, open_reference, write_policy
 from danlu.commands.preferences import Preferences, batches_of, objective_of, read_all
-from danlu.commands.training import check_length, count_steps
+from danlu.commands.training import check_length, steps_of_epochs
 from danlu.config.align import AlignRun
 from danlu.data.locating import data_files as files_of_source
 from danlu.errors import CheckpointError
@@ -85,7 +85,7 @@ def _train(
     preferences = read_all(run.data, run.objective, tokenizer, progress)
     decoder, masters = open_policy(run, tokenizer)
     check_length(decoder, run.data.max_seq_len)
-    steps = count_steps(run.train, len(preferences.examples))
+    steps = _count_steps(run, len(preferences.examples))
     facts = _facts(run, decoder, preferences, steps)
     with folder.recording(preferences.ledgers(), facts):
         identity = {key: value for key, value in inputs.items() if key != "data"}
@@ -94,6 +94,13 @@ def _train(
         with atomic_folder(folder.output, replace=True) as temporary:
             write_policy(run, decoder, masters, tokenizer, temporary)
         return folder.finish(outcome)
+
+
+def _count_steps(run: AlignRun, num_examples: int) -> int:
+    options = run.train
+    if options.steps is not None:
+        return options.steps
+    return steps_of_epochs(options, (options.epochs or 0.0) * num_examples)
 
 
 def _facts(run: AlignRun, decoder: Decoder, preferences: Preferences, steps: int) -> dict[str, Any]:

@@ -77,7 +77,15 @@ def count_steps(options: TrainOptions, passes: Passes) -> int:
     if options.steps is not None:
         return options.steps
     assert options.epochs is not None
-    num_rows = rows_in(passes, options.epochs)
+    return steps_of_epochs(options, rows_in(passes, options.epochs))
+
+
+def steps_of_epochs(options: TrainOptions, num_rows: float) -> int:
+    """Return the optimizer steps over the `num_rows` rows that `options.epochs` stands for.
+
+    Raises:
+        ConfigError: if the warm-up is longer than the run.
+    """
     steps = max(1, math.ceil(num_rows / options.global_batch_size))
     if options.warmup_steps > steps:
         raise ConfigError(

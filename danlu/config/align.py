@@ -39,8 +39,8 @@ class AlignData(Config):
     max_seq_len: int = Field(1024, ge=2, description="tokens of a prompt with its answer")
     long: Literal["truncate", "drop"] = Field(
         "truncate",
-        description="longer examples lose the oldest rounds of the prompt, alike for both answers, "
-        "and then the ends of the answers (truncate), or are left out (drop)",
+        description="truncate: longer examples lose the oldest rounds of the prompt, then the end "
+        "of the question, then of the answer, the prompts of a pair alike; drop: they are left out",
     )
     chat_format: str | None = Field(
         None, description="a built-in format or template file; null: the model's own"

@@ -1,13 +1,14 @@
 """From preference pairs and labelled answers to tokens.
 
-Both answers of a pair stand behind the same ids of the prompt. A pair that is too long loses the
-oldest rounds of its prompt, the same in both; the system text and the last question are never cut.
-Where that is not enough, the ends of the answers are cut, as TRL cuts them (``keep_start``).
+Both answers of a pair stand behind the same ids of the prompt. One that is too long is shortened as
+a conversation is (`danlu.tokenizer.chat.training`): the oldest rounds of the prompt go, then the
+end of the question, then the end of the answer. The longer answer of a pair decides what its
+prompt loses, and both lose it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from danlu.data.examples import ASSISTANT, LabelledAnswer, Message, PreferencePair, Tool
 from danlu.data.ledger import Ledger
@@ -15,8 +16,7 @@ from danlu.data.preferences import AnsweredPrompt, Comparison, Judgement
 from danlu.errors import DataError, bullet_list
 from danlu.progress import Progress, Silent, working
 from danlu.tokenizer import Tokenizer
-from danlu.tokenizer.chat.messages import rounds_of, split_system
-from danlu.tokenizer.chat.training import render_training
+from danlu.tokenizer.chat.training import TrainingText, render_training
 
 
 @dataclass(frozen=True)
@@ -35,47 +35,77 @@ class Rendering:
     chat_format: str | None = None
     long: Literal["truncate", "drop"] = "truncate"
 
-    def answered(
-        self,
-        prompt: Iterable[Mapping[str, Any]],
-        answer: Iterable[Message],
-        tools: Sequence[Tool] | None,
-    ) -> AnsweredPrompt:
-        """Return the tokens of a prompt with an answer, of any length."""
-        messages = [*map(_not_judged, prompt), *answer]
-        text = render_training(self.tokenizer, messages, tools=tools, format=self.chat_format)
-        return AnsweredPrompt(list(text.rendered.ids), text.labels)
-
-    def fits(self, sequences: Iterable[AnsweredPrompt]) -> bool:
-        """Return whether no sequence is too long."""
-        return all(len(sequence.ids) <= self.max_seq_len for sequence in sequences)
-
     def fitted(
         self,
         prompt: Sequence[Message],
         answers: Sequence[Sequence[Message]],
         tools: Sequence[Tool] | None,
-    ) -> tuple[list[AnsweredPrompt], str]:
-        """Return the prompt with each answer, shortened alike; and what was left out, if anything.
+    ) -> "Fitted":
+        """Return the prompt with each answer, shortened alike where one is too long."""
+        texts = [self._text(prompt, answer, tools) for answer in answers]
+        sizes = [len(text.labels) for text in texts]
+        longest = sizes.index(max(sizes))
+        if sizes[longest] <= self.max_seq_len:
+            return Fitted.of(texts, self.max_seq_len)
+        short = self._text(prompt, answers[longest], tools, self.max_seq_len)
+        if short.problem:
+            return Fitted([], problem=short.problem)
+        kept = [dict(message) for message in short.messages[: -len(answers[longest])]]
+        texts = [self._text(kept, answer, tools) for answer in answers]
+        texts[longest] = short
+        return Fitted.of(texts, self.max_seq_len, short.shortened)
 
-        With the policy "drop" nothing is shortened, and why it should have been is returned.
-        """
-        whole = [self.answered(prompt, answer, tools) for answer in answers]
-        if self.fits(whole):
-            return whole, ""
-        longest = max(len(sequence.ids) for sequence in whole)
-        reason = f"{longest} tokens, more than max_seq_len {self.max_seq_len}"
-        if self.long == "drop":
-            return whole, reason
-        system, turns = split_system(prompt)
-        rounds = rounds_of(turns)
-        for dropped in range(1, len(rounds)):
-            kept = [*system, *(message for past in rounds[dropped:] for message in past)]
-            whole = [self.answered(kept, answer, tools) for answer in answers]
-            if self.fits(whole):
-                return whole, f"{reason}; the {dropped} oldest rounds were left out"
-        cut = [sequence.cut(self.max_seq_len) for sequence in whole]
-        return cut, f"{reason}; only the last round is used, cut at the end"
+    def _text(
+        self,
+        prompt: Sequence[Message],
+        answer: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        max_tokens: int | None = None,
+    ) -> TrainingText:
+        return render_training(
+            self.tokenizer,
+            [*map(_not_judged, prompt), *answer],
+            tools=tools,
+            format=self.chat_format,
+            max_tokens=max_tokens,
+            long=self.long,
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Prompts with their answers, what they lost to fit, and why they cannot be used."""
+
+    sequences: list[AnsweredPrompt]
+    shortened: str = ""
+    problem: str = ""
+
+    @classmethod
+    def of(cls, texts: Sequence[TrainingText], max_tokens: int, shortened: str = "") -> "Fitted":
+        """Return rendered texts, of which at most `max_tokens` are used."""
+        sequences = [
+            AnsweredPrompt(list(text.rendered.ids), text.labels).cut(max_tokens) for text in texts
+        ]
+        problems = (_problem(*both) for both in zip(texts, sequences, strict=True))
+        return cls(sequences, shortened, next(filter(None, problems), "") or _unequal(sequences))
+
+
+def _problem(text: TrainingText, sequence: AnsweredPrompt) -> str:
+    if text.problem:
+        return text.problem
+    if text.weights is not None:
+        return "a turn has a weight, which means nothing in a preference"
+    return "" if sequence.answer_length else "no token of an answer to learn from"
+
+
+def _unequal(sequences: Sequence[AnsweredPrompt]) -> str:
+    """Return what is wrong with two answers to one prompt."""
+    first, *others = sequences
+    if first in others:
+        return "both answers become the same tokens"
+    if any(other.prompt != first.prompt for other in others):
+        return "the chat format writes the prompt differently before the two answers"
+    return ""
 
 
 def encode_comparisons(
@@ -94,10 +124,9 @@ def encode_comparisons(
     comparisons = []
     with working(progress or Silent(), "encode pairs", len(pairs)) as report:
         for pair in pairs:
-            answers = [pair.chosen, pair.rejected]
-            (chosen, rejected), left_out = rendering.fitted(pair.prompt, answers, pair.tools)
-            problem = _pair_problem(chosen, rejected)
-            if _is_kept(ledger, pair.origin, problem, left_out, rendering):
+            fitted = rendering.fitted(pair.prompt, [pair.chosen, pair.rejected], pair.tools)
+            if _is_kept(fitted, pair.origin, ledger):
+                chosen, rejected = fitted.sequences
                 comparisons.append(Comparison(chosen, rejected, pair.origin, pair.margin))
             report.advance(1)
     return comparisons
@@ -118,9 +147,9 @@ def encode_judgements(
     with working(progress or Silent(), "encode answers", len(answers)) as report:
         for answer in answers:
             prompt, last = answer.messages[:-1], answer.messages[-1:]
-            (sequence,), left_out = rendering.fitted(prompt, [last], answer.tools)
-            if _is_kept(ledger, answer.origin, _problem(sequence), left_out, rendering):
-                judgements.append(Judgement(sequence, answer.desirable, answer.origin))
+            fitted = rendering.fitted(prompt, [last], answer.tools)
+            if _is_kept(fitted, answer.origin, ledger):
+                judgements.append(Judgement(fitted.sequences[0], answer.desirable, answer.origin))
             report.advance(1)
     return judgements
 
@@ -135,8 +164,8 @@ def labelled(pairs: Sequence[PreferencePair]) -> list[LabelledAnswer]:
     ]
 
 
-def _not_judged(message: Mapping[str, Any]) -> Message:
-    return {**message, **({"loss": False} if message.get("role") == ASSISTANT else {})}
+def _not_judged(message: Message) -> Message:
+    return {**message, "loss": False} if message.get("role") == ASSISTANT else message
 
 
 def _refuse_equal(pairs: Iterable[PreferencePair]) -> None:
@@ -154,32 +183,12 @@ def _shown(messages: Iterable[Message]) -> list[Message]:
     return [{key: message[key] for key in message if key not in hidden} for message in messages]
 
 
-def _pair_problem(chosen: AnsweredPrompt, rejected: AnsweredPrompt) -> str:
-    if chosen == rejected:
-        return "both answers become the same tokens"
-    if problem := _problem(chosen) or _problem(rejected):
-        return problem
-    if chosen.prompt != rejected.prompt:
-        return "the chat format writes the prompt differently before the two answers"
-    return ""
-
-
-def _problem(sequence: AnsweredPrompt) -> str:
-    return "" if sequence.answer_length else "no token of an answer to learn from"
-
-
-def _is_kept(
-    ledger: Ledger, origin: str, problem: str, left_out: str, rendering: Rendering
-) -> bool:
+def _is_kept(fitted: Fitted, origin: str, ledger: Ledger) -> bool:
     """Note what became of an example; return whether it is used."""
-    if rendering.long == "drop" and left_out:
-        ledger.drop(origin, left_out)
-        return False
-    if problem:
-        ledger.drop(origin, "; ".join(filter(None, (left_out, problem))))
-        return False
-    if left_out:
-        ledger.truncate(origin, left_out)
+    if fitted.problem:
+        ledger.drop(origin, "; ".join(filter(None, (fitted.shortened, fitted.problem))))
+    elif fitted.shortened:
+        ledger.truncate(origin, fitted.shortened)
     else:
         ledger.keep()
-    return True
+    return not fitted.problem
