@@ -133,7 +133,7 @@ def compare_weights(
         torch.testing.assert_close(got[name][mask.bool()], tensor[mask.bool()], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "mistral"])
 def test_packed_rows_give_what_documents_give_alone(family: str) -> None:
     expected = load_file(HERE / f"interop/packing-{family}/expected.safetensors")
     decoder = load_decoder(HERE / "golden-small" / family)

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,17 +141,17 @@ def remove_old(folder: Path, keep: Path, most_bytes: int = MOST_BYTES) -> None:
 
     A run that still reads a removed store keeps what it has mapped.
     """
-    stores = [path.parent for path in folder.glob(f"*/{MANIFEST}")]
-    stores.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    left = most_bytes
-    for path in folder.glob(f".*{PARTIAL}"):  # of runs that were killed, and never came back
-        if time.time() - path.stat().st_mtime > _FORGOTTEN_S:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in stores:
-        left -= sum(file.stat().st_size for file in path.iterdir())
-        if left < 0 and path != keep:
-            _log.info("Removed encoded data that was not used lately: '%s'", path)
-            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # another run may remove some at the same time
+        for path in folder.glob(f".*{PARTIAL}"):  # of runs that were killed, and never came back
+            if time.time() - path.stat().st_mtime > _FORGOTTEN_S:
+                shutil.rmtree(path, ignore_errors=True)
+        stores = [path.parent for path in folder.glob(f"[!.]*/{MANIFEST}")]
+        left = most_bytes
+        for path in sorted(stores, key=lambda path: path.stat().st_mtime, reverse=True):
+            left -= sum(file.stat().st_size for file in path.iterdir())
+            if left < 0 and path != keep:
+                _log.info("Removed encoded data that was not used lately: '%s'", path)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _key(about: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ favoured. Everything depends on the seed and the number of the pass alone.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from danlu.data.documents import Numbers
 from danlu.data.sampler import RowSampler
 from danlu.errors import DataError
 
-Temperature = float | Literal["infinite"]
 _WHOLE = 1e-9
 
 
@@ -53,7 +52,7 @@ class Share:
 
 
 def shares_of(
-    sources: Sequence[tuple[str, float, Numbers]], temperature: Temperature = 1.0
+    sources: Sequence[tuple[str, float, Numbers]], temperature: float = 1.0
 ) -> list[Share]:
     """Return how often each source is seen.
 
@@ -80,12 +79,10 @@ def shares_of(
     ]
 
 
-def _times(
-    tokens: Sequence[int], weights: Sequence[float], temperature: Temperature
-) -> list[float]:
+def _times(tokens: Sequence[int], weights: Sequence[float], temperature: float) -> list[float]:
     if temperature == 1:
         return list(weights)
-    power = 0.0 if temperature == "infinite" else 1.0 / temperature
+    power = 1.0 / temperature
     parts = [weight * many**power for weight, many in zip(weights, tokens, strict=True)]
     scale = sum(tokens) / sum(parts)
     return [scale * part / many for part, many in zip(parts, tokens, strict=True)]
