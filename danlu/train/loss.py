@@ -4,13 +4,14 @@ The gradient with respect to hidden states and head is computed in the forward p
 chunk's probabilities are at hand, so nothing of size tokens x vocabulary is kept or recomputed.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from danlu.adapters.token_rows import RowsLinear
 from danlu.data.batch import IGNORE
 from danlu.models.decoder import Decoder
 from danlu.nn.linear import Linear
@@ -49,6 +50,12 @@ def head_loss(
     if is_product and head.bias_or_none() is None:
         weight_VD = head.dense_weight()
         return chunked_cross_entropy(hidden_ND, weight_VD, targets_N, chunk_tokens, weights_N)
+    split = head.split() if isinstance(head, RowsLinear) else None
+    if split is not None:
+        weight_VD, *rows = split
+        return chunked_cross_entropy(
+            hidden_ND, weight_VD, targets_N, chunk_tokens, weights_N, TrainedRows(*rows)
+        )
     return _checkpointed_cross_entropy(decoder, hidden_ND, targets_N, chunk_tokens, weights_N)
 
 
@@ -98,21 +105,38 @@ def _even(positions_N: Tensor) -> Tensor:
     return torch.cat((positions_N, positions_N[:1].expand(missing if len(positions_N) else 0)))
 
 
+class TrainedRows(NamedTuple):
+    """What is added to some rows of a head.
+
+    Attributes:
+        ids_n: the rows.
+        change_nD: what is added to them.
+    """
+
+    ids_n: Tensor
+    change_nD: Tensor
+
+
 def chunked_cross_entropy(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     targets_N: Tensor,
     chunk_tokens: int,
     weights_N: Tensor | None = None,
+    rows: TrainedRows | None = None,
 ) -> Tensor:
     """Return sum of -log softmax(hidden W^T)[target] as a float32 scalar, `IGNORE` left out.
 
-    Each term is multiplied by its entry of `weights_N`, if there are weights. The softmax is
-    float32 whatever the inputs are. Backward may run once.
+    Each term is multiplied by its entry of `weights_N`, if there are weights. `rows` are added to
+    W, and get their gradient without one of the size of W. The softmax is float32 whatever the
+    inputs are. Backward may run once.
     """
     with_grad = torch.is_grad_enabled()
+    ids_n, change_nD = rows if rows is not None else (None, None)
+    if change_nD is not None:
+        change_nD = change_nD.to(hidden_ND.dtype)
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, targets_N, weights_N, chunk_tokens, with_grad
+        hidden_ND, weight_VD, change_nD, ids_n, targets_N, weights_N, chunk_tokens, with_grad
     )
     return loss
 
@@ -123,6 +147,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        change_nD: Tensor | None,
+        ids_n: Tensor | None,
         targets_N: Tensor,
         weights_N: Tensor | None,
         chunk_tokens: int,
@@ -131,16 +157,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = (with_grad and need for need in ctx.needs_input_grad[:2])
         grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        grad_nD = None
+        if change_nD is not None and with_grad and ctx.needs_input_grad[2]:
+            grad_nD = torch.zeros_like(change_nD, dtype=torch.float32)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden_ND), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
             ignored_C1, targets_C1 = targets_C1 == IGNORE, targets_C1.clamp(min=0)
-            log_p_CV = F.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=torch.float32)
+            logits_CV = hidden_CD @ weight_VD.T
+            if change_nD is not None and ids_n is not None:
+                logits_CV.index_add_(1, ids_n, hidden_CD @ change_nD.T)
+            log_p_CV = F.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
             known_C1 = log_p_CV.gather(1, targets_C1).masked_fill_(ignored_C1, 0.0)
             weights_C1 = None if weights_N is None else weights_N[chunk, None]
             loss -= (known_C1 if weights_C1 is None else known_C1.mul_(weights_C1)).sum()
-            if grad_ND is None and grad_VD is None:
+            if grad_ND is None and grad_VD is None and grad_nD is None:
                 continue
             error_CV = _prediction_error(log_p_CV, targets_C1).masked_fill_(ignored_C1, 0.0)
             if weights_C1 is not None:
@@ -150,19 +182,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.mm(error_CV, weight_VD, out=grad_ND[chunk])
             if grad_VD is not None:
                 _add_product(grad_VD, error_CV.T, hidden_CD)
-        ctx.weight_dtype = weight_VD.dtype
-        ctx.gradients = (grad_ND, grad_VD)
+            if change_nD is not None:
+                error_Cn = error_CV[:, ids_n]
+                if grad_ND is not None:
+                    grad_ND[chunk].addmm_(error_Cn, change_nD)
+                if grad_nD is not None:
+                    _add_product(grad_nD, error_Cn.T, hidden_CD)
+        ctx.dtype = hidden_ND.dtype
+        ctx.gradients = (grad_ND, grad_VD, grad_nD)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("Backward through the chunked loss a second time; it runs once.")
-        (grad_ND, grad_VD), ctx.gradients = ctx.gradients, None  # they are scaled in place
+        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place
         (scale,) = grad_outputs
-        grad_ND = None if grad_ND is None else grad_ND.mul_(scale)
-        grad_VD = None if grad_VD is None else grad_VD.mul_(scale).to(ctx.weight_dtype)
-        return grad_ND, grad_VD, None, None, None, None
+        scaled = [None if g is None else g.mul_(scale).to(ctx.dtype) for g in gradients]
+        return *scaled, None, None, None, None, None
 
 
 def _prediction_error(log_p_CV: Tensor, targets_C1: Tensor) -> Tensor:
