@@ -92,6 +92,5 @@ def align_options(**changes: Any) -> TrainOptions:
         "global_batch_size": 4,
         "learning_rate": 1e-2,
         "save_every_steps": 2,
-        "eval_every_steps": 2,
     }
     return TrainOptions(**values | changes)

@@ -27,6 +27,7 @@ from danlu.config.objective import (
 from danlu.errors import CheckpointError, ConfigError, DanluError, DataError
 from danlu.loading import load_decoder, load_tokenizer
 from danlu.loading.reward import load_reward_model
+from danlu.tokenizer import Tokenizer
 from danlu.train import step
 from danlu.train.metrics import read_metrics
 from danlu.train.preference import storing
@@ -47,7 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "dpo-whole": {"objective": DpoConfig(), "adapter": None},
     "ipo": {"objective": DpoConfig(loss="ipo", sft_weight=0.1)},
     "kto": {"objective": KtoConfig(), "rows": "labelled"},
-    "kto-whole": {"objective": KtoConfig(), "rows": "labelled", "adapter": None},
     "orpo": {"objective": OrpoConfig()},
     "simpo": {"objective": SimpoConfig()},
     "cpo": {"objective": CpoConfig()},
@@ -56,7 +56,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_prefers_what_was_preferred(method: str, world: Path, tmp_path: Path) -> None:
-    options = align_options(steps=12, global_batch_size=8, micro_batch_size=8)
+    all_rows = {"global_batch_size": 12, "micro_batch_size": 12}
+    options = align_options(steps=8, learning_rate=2e-2, **all_rows)
     run = align_run(world, tmp_path / "run", train=options, **METHODS[method])
     result = run_align(run)
     assert result.output.name == ("model" if "whole" in method else "adapter")
@@ -102,9 +103,9 @@ def test_every_way_to_the_same_reference_gives_the_same_steps(world: Path, tmp_p
         "second model": ReferenceConfig(model=str(world / "model"), precompute=False),
         "second model, precomputed": ReferenceConfig(model=str(world / "model")),
     }
-    found = {}
+    found, two_steps = {}, align_options(steps=2)
     for name, reference in ways.items():
-        run_align(align_run(world, tmp_path / name, reference=reference))
+        run_align(align_run(world, tmp_path / name, reference=reference, train=two_steps))
         found[name] = steps_of(tmp_path / name)
         assert (tmp_path / name / "reference").exists() == ("precomputed" in name)
     for steps in found.values():
@@ -123,7 +124,7 @@ def test_a_warm_start_is_compared_with_itself(world: Path, tmp_path: Path) -> No
 
 def test_the_micro_batch_does_not_change_the_run(world: Path, tmp_path: Path) -> None:
     for size in (1, 4):
-        options = align_options(micro_batch_size=size)
+        options = align_options(micro_batch_size=size, steps=2)
         run = align_run(world, tmp_path / str(size), objective=OrpoConfig(), train=options)
         run_align(run)
     one, four = (steps_of(tmp_path / str(size)) for size in (1, 4))
@@ -131,28 +132,35 @@ def test_the_micro_batch_does_not_change_the_run(world: Path, tmp_path: Path) ->
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-4)
 
 
-KILLED_AT = [
-    (storing, "_computed", 1),
-    (step, "clip_factor", 3),
-    (align, "write_policy", 1),
-]
+KILLED_IN = {
+    "reference": (storing, "_computed", 2),
+    "step": (step, "clip_factor", 3),
+    "writing": (align, "write_policy", 1),
+}
 
 
 @pytest.mark.parametrize(
-    ("objective", "rows"), [(DpoConfig(), "pairs"), (KtoConfig(), "labelled")], ids=["dpo", "kto"]
+    ("objective", "rows", "places"),
+    [
+        (DpoConfig(), "pairs", ["reference", "step", "writing"]),
+        (KtoConfig(), "labelled", ["step"]),
+    ],
+    ids=["dpo", "kto"],
 )
 def test_a_run_that_was_killed_ends_with_the_same_bytes(
-    objective: Config, rows: str, world: Path, tmp_path: Path
+    objective: Config, rows: str, places: list[str], world: Path, tmp_path: Path
 ) -> None:
     values = {"objective": objective, "reference": ReferenceConfig(precompute=True)}
-    run_align(align_run(world, tmp_path / "whole", rows, **values))
-    run = align_run(world, tmp_path / "killed", rows, **values)
-    for module, name, call in KILLED_AT:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, name, killing(getattr(module, name), call))
-            with pytest.raises(_Killed):
-                run_align(run)
-    assert run_align(run).resumed_from == 4
+    with pytest.MonkeyPatch.context() as small_parts:
+        small_parts.setattr(storing, "EXAMPLES_PER_PART", 9)
+        run_align(align_run(world, tmp_path / "whole", rows, **values))
+        run = align_run(world, tmp_path / "killed", rows, **values)
+        for module, name, call in map(KILLED_IN.__getitem__, places):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, name, killing(getattr(module, name), call))
+                with pytest.raises(_Killed):
+                    run_align(run)
+        assert run_align(run).resumed_from == (4 if "writing" in places else 2)
     last = "checkpoints/step-000004"
     for name in ("adapter/adapter_model", f"{last}/weights", f"{last}/optimizer"):
         files = [tmp_path / one / f"{name}.safetensors" for one in ("killed", "whole")]
@@ -189,7 +197,7 @@ def test_the_reference_is_that_of_the_untouched_base(world: Path, tmp_path: Path
 def test_a_reward_model_scores_conversations(
     adapter: LoraConfig | None, world: Path, tmp_path: Path
 ) -> None:
-    options = align_options(steps=12, global_batch_size=8)
+    options = align_options(steps=8, global_batch_size=8, micro_batch_size=8, learning_rate=2e-2)
     result = run_align(
         align_run(world, tmp_path / "run", objective=RewardConfig(), adapter=adapter, train=options)
     )
@@ -202,18 +210,18 @@ def test_a_reward_model_scores_conversations(
     assert all(g > b for g, b in zip(scores[:12], scores[12:], strict=True))
     with pytest.raises(CheckpointError, match="expected the one score"):
         score(load_decoder(world / "model"), tokenizer, good)
+    if adapter is None:
+        same_in_transformers(result.output, tokenizer, good[0], scores[0])
 
 
-def test_stock_transformers_opens_the_reward_model(world: Path, tmp_path: Path) -> None:
+def same_in_transformers(
+    folder: Path, tokenizer: Tokenizer, messages: list[Any], wanted: float
+) -> None:
     transformers = pytest.importorskip("transformers")
-    result = run_align(align_run(world, tmp_path / "run", objective=RewardConfig(), adapter=None))
-    stock = transformers.AutoModelForSequenceClassification.from_pretrained(result.output)
-    tokenizer = load_tokenizer(world / "model")
-    messages = [*pairs()[1]["prompt"], {"role": "assistant", "content": "With pleasure."}]
-    (found,) = score(load_reward_model(result.output), tokenizer, [messages])
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     ids = tokenizer.render_chat(messages, add_generation_prompt=False).ids
     with torch.no_grad():
-        assert stock(torch.tensor([ids])).logits.item() == pytest.approx(found, abs=1e-4)
+        assert stock(torch.tensor([ids])).logits.item() == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +259,7 @@ def test_what_cannot_work_is_one_error(
 ) -> None:
     with pytest.raises(error, match=text):
         run_align(align_run(world, tmp_path / "run", **changes))
-    run_align(align_run(world, tmp_path / "run"))  # the folder is as good as new
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_labelled_rows_are_no_pairs(world: Path, tmp_path: Path) -> None:
@@ -265,10 +273,13 @@ def test_margins_that_nothing_reads_are_told(
     rows = [{**row, "margin": 0.5} for row in pairs()]
     path = str(write_rows(tmp_path / "rows.jsonl", rows))
     data = align_data(world, preferences=path, held_out=None)
-    run_align(align_run(world, tmp_path / "dpo", data=data))
+    options = align_options(steps=1)
+    run_align(align_run(world, tmp_path / "dpo", data=data, train=options))
     assert "12 of 12 pairs state a margin" in caplog.text
     caplog.clear()
-    run_align(align_run(world, tmp_path / "reward", data=data, objective=RewardConfig()))
+    run_align(
+        align_run(world, tmp_path / "reward", data=data, objective=RewardConfig(), train=options)
+    )
     assert "margin" not in caplog.text
 
 

@@ -12,7 +12,7 @@ from danlu.config.align import AlignData, AlignRun
 from danlu.config.objective import DpoConfig, KtoConfig, OrpoConfig, RewardConfig, SimpoConfig
 from danlu.train.metrics import read_metrics
 
-ROWS = 8
+ROWS = 6
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: "
     "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{{ eos_token }}"
@@ -46,7 +46,7 @@ def test_margins_grow_on_real_rows(case: str, shared: Path, tmp_path: Path) -> N
     template.write_text(TEMPLATE, encoding="utf-8")
     data = AlignData(
         preferences=str(shortest_rows(rows, tmp_path / "rows.jsonl")),
-        max_seq_len=160,
+        max_seq_len=128,
         chat_format=str(template),
     )
     run = AlignRun(
@@ -55,7 +55,7 @@ def test_margins_grow_on_real_rows(case: str, shared: Path, tmp_path: Path) -> N
         data=data,
         objective=objective,
         adapter=adapter,
-        train=align_options(steps=8, micro_batch_size=ROWS, global_batch_size=ROWS),
+        train=align_options(steps=6, micro_batch_size=ROWS, global_batch_size=ROWS),
     )
     run_align(run)
     steps = read_metrics(tmp_path / "run/metrics.jsonl")
