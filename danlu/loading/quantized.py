@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +151,24 @@ def _taken(weight: QuantizedWeight, rows: Tensor) -> QuantizedWeight:
 def dequantize(decoder: Decoder) -> list[str]:
     """Replace every quantized layer by a dense one of the same numbers; return their names.
 
-    What is saved then is dense too, in any format's reach.
+    What is saved then is dense. A tied head that was quantized is a matrix of its own from then on;
+    one that normalises its rows normalises the rounded ones.
     """
     layers = {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}
     for name, layer in layers.items():
         with torch.device("meta"):
-            plain = Linear(layer.in_features, layer.out_features)
+            make = decoder.config.head if name == "lm_head" else Linear
+            plain = make(layer.in_features, layer.out_features)
         plain.weight = nn.Parameter(layer.dense_weight(), requires_grad=False)
         plain.bias = layer.bias
         decoder.replace_linear(name, plain)
+    if "lm_head" in layers and decoder.config.tie_word_embeddings:
+        _untie(decoder)
     return list(layers)
+
+
+def _untie(decoder: Decoder) -> None:
+    assert decoder.published is not None
+    decoder.config = replace(decoder.config, tie_word_embeddings=False)
+    config = {**decoder.published.config, "tie_word_embeddings": False}
+    decoder.published = replace(decoder.published, config=config)
