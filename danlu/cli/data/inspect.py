@@ -135,7 +135,10 @@ def _print_findings(inspection: "Inspection") -> None:
         results().print("[green]Nothing looks wrong.[/]")
     for finding in inspection.findings:
         style, mark = ("bold red", "!") if finding.is_grave else ("yellow", "-")
-        results().print(f"[{style}]{mark} {escape(finding.what)}[/]")
+        first, _, others = finding.what.partition("\n")
+        results().print(f"[{style}]{mark} {escape(first)}[/]")
+        if others:
+            results().print(escape(others))
         results().print(f"  [dim]{escape(finding.why)}[/]")
 
 

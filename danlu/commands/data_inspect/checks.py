@@ -120,7 +120,7 @@ def rows_with(
     found = [(origin, reason) for origin, reason in reasons if reason]
     if not found:
         return []
-    count = f"{len(found)} of {len(rows)} rows" if len(rows) > 1 else "The row"
+    count = f"{len(found)} of {len(rows)} rows"
     kinds: dict[str, str] = {}  # a reason with other numbers is of the same kind
     for origin, reason in found:
         kinds.setdefault(_NUMBER.sub("N", reason), f"{origin}: {reason.splitlines()[0]}")

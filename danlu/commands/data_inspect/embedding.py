@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from danlu.commands.data_inspect.checks import Finding
+from danlu.errors import bullet_list
 from danlu.loading import decoder_from_config, read_model_config
 from danlu.loading.building import family_named, family_of_folder
 from danlu.loading.layout import EMBEDDING, published_layout
@@ -65,13 +66,14 @@ def untrained_tokens(
     known = [token_id for token_id in tokens if token_id < len(matrix_VD)]
     rows = measure(matrix_VD, known, num_tokens)
     file.give_back(name)
-    reasons = {token_id: why_untrained(rows, token_id) for token_id in known}
+    reasons = dict.fromkeys(tokens, "has no row in the embedding")
+    reasons |= {token_id: why_untrained(rows, token_id) for token_id in known}
     listed = [f"{tokens[token_id]} {reason}" for token_id, reason in reasons.items() if reason]
     if not listed:
         return []
     return [
         Finding(
-            f"Control tokens that look untrained in '{folder}': {'; '.join(listed)}",
+            f"Control tokens that look untrained in '{folder}':{bullet_list(listed)}",
             "An adapter on attention and MLP cannot teach them. Train their rows too (token rows, "
             "or the whole embedding and head).",
         )

@@ -50,9 +50,15 @@ def _findings(found: Sequence[Finding]) -> str:
         return '<p class="good">Nothing looks wrong.</p>'
     return "\n".join(
         f'<div class="finding{" grave" if finding.is_grave else ""}">'
-        f"<b>{escape(finding.what)}</b><span>{escape(finding.why)}</span></div>"
+        f"{_headed(finding.what)}<span>{escape(finding.why)}</span></div>"
         for finding in found
     )
+
+
+def _headed(what: str) -> str:
+    """Return the first line as a heading, what it lists below."""
+    first, _, others = what.partition("\n")
+    return f"<b>{escape(first)}</b>" + (f"\n{escape(others)}" if others else "")
 
 
 def _bar() -> str:
@@ -72,9 +78,7 @@ def _row(inspection: Inspection, number: int, row: RowView) -> str:
     learned = row.num_learned / max(len(row.tokens), 1)
     notes = [("grave", row.problem), ("", row.shortened), ("", row.unlearned)]
     told = "".join(f'<em class="{kind}">{escape(note)}</em>' for kind, note in notes if note)
-    tokens = "".join(
-        _token(inspection, token, place == 0) for place, token in enumerate(row.tokens)
-    )
+    tokens = "".join(_token(inspection, token) for token in row.tokens)
     return (
         f'<section class="row" id="row-{number}"><header><b>{escape(row.origin)}</b>'
         f"<span>{escape(row.what)}</span><span>{len(row.tokens):,} tokens</span>"
@@ -84,12 +88,11 @@ def _row(inspection: Inspection, number: int, row: RowView) -> str:
     )
 
 
-def _token(inspection: Inspection, token: TokenView, is_first: bool) -> str:
+def _token(inspection: Inspection, token: TokenView) -> str:
     role = "tool" if token.role in _TOOL_ROLES else token.role
     classes = [role if role in (*LEGEND, "text") else "user"]
     classes += ["pill"] * token.is_control
-    is_taught = token.is_learned and not is_first
-    classes += ["learned"] * is_taught + ["first"] * (token.is_learned and is_first)
+    classes += ["learned"] * token.is_learned
     label = "" if token.label is None else str(token.label)
     instead = ""
     if token.label is not None and token.label != token.token_id:

@@ -21,17 +21,18 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 80px; }
 h1 { font-size: 24px; margin: 0 0 4px; letter-spacing: -.01em; }
 .sub { color: var(--faint); margin: 0 0 20px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 1px;
-  background: var(--line); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
-.facts div { background: var(--card); padding: 10px 14px; overflow-wrap: anywhere; }
+.facts { display: flex; flex-wrap: wrap; gap: 1px; background: var(--line);
+  border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
+.facts div { flex: 1 1 230px; background: var(--card); padding: 10px 14px;
+  overflow-wrap: anywhere; }
 .facts dt { color: var(--faint); font-size: 12px; }
 .facts dd { margin: 0; font-variant-numeric: tabular-nums; }
 .finding { border-left: 4px solid var(--mild); background: var(--mild-paper); margin: 10px 0;
   border-radius: 0 8px 8px 0; padding: 10px 14px; overflow-wrap: anywhere; white-space: pre-line; }
 .finding.grave { border-color: var(--grave); background: var(--grave-paper); }
-.finding b { display: block; font-weight: 600; }
+.finding b { font-weight: 600; }
 .finding.grave b::before { content: "\\26a0\\00a0"; color: var(--grave); }
-.finding span { color: var(--faint); }
+.finding span { display: block; color: var(--faint); }
 .good { color: var(--good); font-weight: 600; margin: 18px 0; }
 .bar { position: sticky; top: 0; z-index: 2; display: flex; flex-wrap: wrap; gap: 8px 18px;
   align-items: center; margin: 24px -8px 8px; padding: 10px 8px; background: var(--paper);
@@ -59,7 +60,6 @@ i.pill { border: 1px solid var(--line); padding: 0 4px; margin: 0 1px; font-size
   border-radius: 6px; }
 i.learned { color: var(--ink); box-shadow: inset 0 -2px 0 var(--learn-edge);
   background: color-mix(in srgb, var(--learn) calc(var(--w, 1) * 100%), transparent); }
-i.first { box-shadow: inset 0 -2px 0 var(--line); }
 i:hover { outline: 2px solid var(--ink); outline-offset: 1px; }
 i u { text-decoration: none; color: var(--faint); font-size: 11px; }
 i sup { color: var(--grave); font-size: 10px; margin-left: 2px; }
@@ -95,8 +95,8 @@ document.addEventListener("pointermove", event => {
   line("token", JSON.stringify(token.dataset.s ?? token.firstChild.textContent));
   line("id", id);
   line("role", token.classList[0]);
-  line("learned", label === "" ? "no" : learned ? "yes" : "no, nothing comes before it");
-  if (label !== "" && label !== id) line("learns instead", label);
+  line("learned", learned ? "yes" : "no");
+  if (learned && label !== id) line("learns instead", label);
   if (learned) line("weight", weight);
   const box = tip.getBoundingClientRect();
   tip.style.left = Math.min(event.clientX + 14, innerWidth - box.width - 8) + "px";

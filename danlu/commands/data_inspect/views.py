@@ -30,7 +30,7 @@ class TokenView:
         text: the characters it shows, the name of a control token, or `SAME_PLACE`.
         role: whose content it is, "control" for what the format adds, "text" in a plain text.
         is_control: is it a control token?
-        label: the id that is learned there, None where nothing is.
+        label: the id that is learned there, None where nothing is, as at the first token.
         weight: how much it counts.
     """
 
@@ -71,8 +71,8 @@ class RowView:
 
     @property
     def num_learned(self) -> int:
-        """How many tokens are learned; the first never is."""
-        return sum(token.is_learned for token in self.tokens[1:])
+        """How many tokens are learned."""
+        return sum(token.is_learned for token in self.tokens)
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,21 @@ class Rendering:
     def _text(self, document: Document) -> RowView:
         tokenizer = self.tokenizer
         encoded = tokenizer.encode_spans(document.text)
-        texts = _shown(document.text, encoded.spans)
+        prefix = tokenizer.prompt_prefix()
         end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-        ids = [*tokenizer.prompt_prefix(), *encoded.ids, *end]
-        around = [*[None] * len(tokenizer.prompt_prefix()), *texts, *[None] * len(end)]
+        ids = [*prefix, *encoded.ids, *end]
+        shown = [control_text(tokenizer, token_id) for token_id in prefix]
+        shown += _shown(document.text, encoded.spans)
+        shown += [control_text(tokenizer, token_id) for token_id in end]
         tokens = [
-            _control_view(tokenizer, token_id, token_id)
-            if text is None
-            else TokenView(token_id, text, TEXT, token_id in tokenizer.control_texts, token_id)
-            for token_id, text in zip(ids, around, strict=True)
+            TokenView(
+                token_id,
+                text,
+                CONTROL if token_id in tokenizer.control_texts else TEXT,
+                token_id in tokenizer.control_texts,
+                token_id if place else None,
+            )
+            for place, (token_id, text) in enumerate(zip(ids, shown, strict=True))
         ]
         limit = self.max_tokens
         long = limit is not None and len(ids) > limit
@@ -162,15 +168,11 @@ def token_views(tokenizer: Tokenizer, text: TrainingText) -> list[TokenView]:
             shown[place],
             rendered.roles[place],
             rendered.roles[place] == CONTROL and token_id in tokenizer.control_texts,
-            None if text.labels[place] == NOT_LEARNED else text.labels[place],
+            text.labels[place] if place and text.labels[place] != NOT_LEARNED else None,
             weights[place],
         )
         for place, token_id in enumerate(rendered.ids)
     ]
-
-
-def _control_view(tokenizer: Tokenizer, token_id: int, label: int | None) -> TokenView:
-    return TokenView(token_id, control_text(tokenizer, token_id), CONTROL, True, label)
 
 
 def control_text(tokenizer: Tokenizer, token_id: int) -> str:
