@@ -46,6 +46,7 @@ def steps_of(folder: Path) -> list[dict[str, float]]:
 METHODS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": DpoConfig()},
     "dpo-whole": {"objective": DpoConfig(), "adapter": None},
+    "dpo-pissa": {"objective": DpoConfig(), "adapter": LoraConfig(lora_rank=4, init="pissa")},
     "ipo": {"objective": DpoConfig(loss="ipo", sft_weight=0.1)},
     "kto": {"objective": KtoConfig(), "rows": "labelled"},
     "orpo": {"objective": OrpoConfig()},

@@ -85,6 +85,7 @@ def _group(
     ]
 
 
+@torch.no_grad()
 def _from_base(
     bases: Sequence[LinearLike], config: LoraConfig, rank: int, scale: float
 ) -> list[Any]:
