@@ -51,22 +51,22 @@ class TerminalHandler(logging.Handler):
         remarks().print(f"{level}{record.getMessage()}", style=style, markup=False)
 
 
-def print_rows(rows: Iterable[tuple[str, str]], title: str = "") -> None:
-    """Print label and value pairs to stdout, values aligned under each other."""
+def print_rows(rows: Iterable[tuple[str, str]], title: str = "", to: Console | None = None) -> None:
+    """Print label and value pairs, values aligned under each other; to stdout if not told."""
+    console = to or results()
     pairs = list(rows)
     width = max((len(label) for label, _ in pairs), default=0)
     if title:
-        results().print(f"[bold]{escape(title)}[/]")
+        console.print(f"[bold]{escape(title)}[/]")
     for label, value in pairs:
-        first, *others = _lines(value, width + 4)
-        results().print(f"  [dim]{escape(label.ljust(width))}[/]  {escape(first)}")
+        first, *others = _lines(value, width + 4, console)
+        console.print(f"  [dim]{escape(label.ljust(width))}[/]  {escape(first)}")
         for line in others:
-            results().print(" " * (width + 4) + escape(line))
+            console.print(" " * (width + 4) + escape(line))
 
 
-def _lines(value: str, indent: int) -> list[str]:
+def _lines(value: str, indent: int, console: Console) -> list[str]:
     """Return a value in lines that fit beside its label; whole where no terminal shows it."""
-    console = results()
     if not console.is_terminal or console.width - indent < MIN_VALUE_WIDTH:
         return value.split("\n")
     wrapped = Text(value).wrap(console, console.width - indent)

@@ -1,30 +1,22 @@
-"""`danlu finetune`: a model further on conversations, with a LoRA adapter or whole."""
+"""`danlu finetune`: a model further on conversations, with an adapter or whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from danlu.commands.manifest import folder_hash
-from danlu.commands.training import (
-    check_length,
-    facts,
-    training_device,
-    training_job,
-    write_model,
-)
+from danlu.commands.training import check_length, facts, training_job
 from danlu.commands.training_data import conversation_rows
+from danlu.commands.tuning import masters_of, open_inputs, open_tuned, write_tuned
 from danlu.config.run import FinetuneRun
-from danlu.errors import CheckpointError
+from danlu.data.conversations import read_conversations
+from danlu.eval.generation import text_evaluations
 from danlu.files import atomic_folder, only_run
-from danlu.loading import attach_adapter, load_decoder, load_tokenizer, save_adapter
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
-from danlu.tokenizer.stamp import check_stamp, write_stamp
+from danlu.train.evaluation import Evaluation
 from danlu.train.loop import train
-from danlu.train.manifest import data_files
-from danlu.train.precision import DTYPES, Masters
 from danlu.train.run_folder import RunFolder, RunResult
 
 
@@ -44,55 +36,39 @@ def run_finetune(run: FinetuneRun, progress: Progress | None = None) -> RunResul
     progress = progress or Silent()
     output = "model" if run.adapter is None else "adapter"
     with only_run(Path(run.out)):
-        tokenizer, inputs = _open_inputs(run)
+        sources = [*run.data.instructions, *run.data.held_out_sources]
+        tokenizer, inputs = open_inputs(run, run.data.chat_format, sources)
         folder = RunFolder(Path(run.out), "finetune", run, inputs, output)
         return folder.finished() or _train(run, tokenizer, folder, progress)
-
-
-def _open_inputs(run: FinetuneRun) -> tuple[Tokenizer, dict[str, Any]]:
-    """Return the tokenizer, and the hashes of everything the run is made of."""
-    base = Path(run.model)
-    if not base.is_dir():
-        raise CheckpointError(
-            f"There is no model at '{base}'; expected the folder of a checkpoint. "
-            "Correct `model` in the run file."
-        )
-    tokenizer = load_tokenizer(base, run.family)
-    check_stamp(base, tokenizer)
-    if run.data.chat_format is not None:
-        tokenizer = tokenizer.with_chat_format(run.data.chat_format)
-    return tokenizer, {
-        "data": data_files([*run.data.instructions, *(run.data.held_out or [])]),
-        "tokenizer": tokenizer.fingerprint(),
-        "model": {"path": run.model, "sha256": folder_hash(base)},
-    }
 
 
 def _train(
     run: FinetuneRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
 ) -> RunResult:
     rows = conversation_rows(run.data, tokenizer, run.train, run.seed, progress)
-    decoder, masters = _trainable(run, tokenizer)
+    generator = torch.Generator().manual_seed(run.seed)
+    decoder = open_tuned(run, run.train, tokenizer, generator)
+    masters = masters_of(run, decoder, run.train)
     check_length(decoder, run.data.max_seq_len)
-    job = training_job(decoder, masters, rows, run.train, run.seed)
-    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps, [run.model])):
+    evaluations = _evaluations(run, decoder, tokenizer, folder.path)
+    job = training_job(decoder, masters, rows, run.train, run.seed, evaluations)
+    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps, _models(run))):
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
-            if run.adapter is None:
-                write_model(decoder, masters, tokenizer, temporary, run.train, run.data.chat_format)
-            else:
-                save_adapter(decoder, temporary, run.model)
-                write_stamp(temporary, tokenizer, run.data.chat_format, run.family)
+            write_tuned(
+                run, run.train, decoder, masters, tokenizer, temporary, run.data.chat_format
+            )
         return folder.finish(outcome)
 
 
-def _trainable(run: FinetuneRun, tokenizer: Tokenizer) -> tuple[Decoder, Masters]:
-    """Return the model to train: whole, or with its base frozen in the compute dtype."""
-    device, dtype = training_device(run.train), DTYPES[run.train.precision]
-    if run.adapter is None:
-        decoder = load_decoder(run.model, torch.float32, device, family=run.family)
-        return decoder, Masters(decoder, dtype)
-    decoder = load_decoder(run.model, dtype, device, family=run.family)
-    generator = torch.Generator().manual_seed(run.seed)
-    attach_adapter(decoder, run.adapter, generator, tokenizer=tokenizer)
-    return decoder.to(device), Masters(decoder)
+def _models(run: FinetuneRun) -> list[str]:
+    return [path for path in (run.model, run.warm_start) if path is not None]
+
+
+def _evaluations(
+    run: FinetuneRun, decoder: Decoder, tokenizer: Tokenizer, folder: Path
+) -> Sequence[Evaluation]:
+    if run.evaluation is None:
+        return ()
+    held_out = [row for one in run.data.held_out_sources for row in read_conversations(one)]
+    return text_evaluations(run.evaluation, decoder, tokenizer, held_out, folder)

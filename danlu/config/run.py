@@ -4,11 +4,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from danlu.config.adapter import AdapterConfig, LoraConfig
 from danlu.config.base import Config
 from danlu.config.data import FinetuneData, PretrainData
+from danlu.config.evaluation import EvaluationConfig
 from danlu.config.model import ModelShape
 from danlu.config.train import TrainOptions
+from danlu.config.tuning import Tuning
 
 
 class PretrainRun(Config):
@@ -31,18 +32,21 @@ class PretrainRun(Config):
         return self
 
 
-class FinetuneRun(Config):
+class FinetuneRun(Tuning):
     """A model that is taught conversations, with an adapter or whole."""
 
-    out: str = Field(description="output folder of the run", examples=["runs/finetune"])
-    seed: int = Field(0, ge=0, description="decides adapter weights, order of rows and dropout")
-    model: str = Field(description="folder of the model", examples=["runs/pretrain/model"])
-    family: str | None = Field(
-        None, description="family of the model, where its config.json does not tell it"
-    )
     data: FinetuneData = Field(description="what it reads")
-    adapter: AdapterConfig | None = Field(
-        default_factory=LoraConfig,
-        description="the adapter, by its method; null: train every weight",
+    evaluation: EvaluationConfig | None = Field(
+        None, description="answers that it writes on the way; null: only the held-out loss"
     )
     train: TrainOptions = Field(description="how it learns")
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        judged = self.evaluation is not None and bool(self.evaluation.metrics)
+        if judged and not self.data.held_out:
+            raise ValueError(
+                "evaluation.metrics judge answers to held-out conversations; give data.held_out, "
+                "or set evaluation.metrics to [] for samples only"
+            )
+        return self

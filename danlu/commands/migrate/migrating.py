@@ -1,0 +1,48 @@
+"""`danlu migrate`: an old command, or a file of arguments, to what does the same here."""
+
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from danlu.commands.migrate.argument_file import read_arguments
+from danlu.commands.migrate.old_command import OldCommand, parse_command
+from danlu.commands.migrate.source import Migration, Source
+from danlu.errors import ConfigError
+
+FILES = (".json", ".yaml", ".yml")
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    """Return every project whose commands are understood."""
+    package = importlib.import_module("danlu.commands.migrate.sources")
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return tuple(importlib.import_module(f"{package.__name__}.{name}").SOURCE for name in names)
+
+
+def migrate(old: str) -> Migration:
+    """Return what does here what an old command did.
+
+    Args:
+        old: a command line as typed into a shell, or the path of a file of arguments.
+
+    Raises:
+        ConfigError: if it is the command of no project that is known, or damaged.
+    """
+    command = _read(old)
+    found = [source for source in sources() if source.claims(command)]
+    if len(found) != 1:
+        known = ", ".join(source.project for source in sources())
+        raise ConfigError(
+            f"No project that is known has the command {old!r}; expected one of these: {known}. "
+            "Fine-tuning scripts and files of arguments are understood; for anything else, see "
+            "`danlu --help`."
+        )
+    return found[0].translate(command)
+
+
+def _read(old: str) -> OldCommand:
+    if old.strip().endswith(FILES) and len(old.split()) == 1:
+        return OldCommand("", read_arguments(Path(old.strip())))
+    return parse_command(old)

@@ -1,0 +1,1 @@
+"""One file for each project whose commands are understood; it has a `SOURCE`."""
