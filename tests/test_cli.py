@@ -132,18 +132,24 @@ def test_init_writes_a_run_file_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "# output folder of the run (required)\nout: runs/pretrain" in path.read_text()
     assert run(["init", "--kind", "pretrain", "--out", str(path)]) == 2
     assert "exists; nothing was overwritten" in capsys.readouterr().err
-    assert run(["init", "--kind", "finetun"]) == 2
-    assert "Did you mean 'finetune'?" in capsys.readouterr().err
+    assert run(["init", "--kind", "lor"]) == 2
+    assert "Did you mean 'lora'?" in capsys.readouterr().err
 
 
-def test_init_to_stdout_is_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sft", "lora", "qlora", "prefix", "dpo", "pretrain"])
+def test_init_to_stdout_is_the_file(
+    kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from danlu.commands.init import starter
     from danlu.config.load import load_config
-    from danlu.config.run import FinetuneRun
 
-    assert run(["init"]) == 0
-    path = tmp_path / "finetune.yaml"
+    assert run(["init", "--kind", kind]) == 0
+    path = tmp_path / "run.yaml"
     path.write_text(capsys.readouterr().out)
-    assert load_config(FinetuneRun, path, ["train.epochs=2.0"]).train.epochs == 2.0
+    config = starter(kind).make()
+    assert load_config(type(config), path) == config
+    changed = load_config(type(config), path, ["seed=7"])
+    assert changed == config.model_copy(update={"seed": 7})
 
 
 def test_run_file_arguments() -> None:

@@ -6,17 +6,17 @@ from danlu.cli.terminal import print_rows
 
 
 def command(arguments: RunArguments) -> None:
-    """Teach a model conversations, with LoRA or whole, as a run file says.
+    """Teach a model conversations, with an adapter or whole, as a run file says.
 
     The same command goes on with a run that was stopped. Values after the file replace its own.
 
     [bold]Examples[/bold]
 
-    - danlu init --kind finetune --out finetune.yaml    (then edit it)
+    - danlu init --kind lora --out lora.yaml    (then edit it)
 
-    - danlu finetune finetune.yaml
+    - danlu finetune lora.yaml
 
-    - danlu finetune finetune.yaml adapter.lora_rank=16 train.epochs=2 out=runs/rank-16
+    - danlu finetune lora.yaml adapter.lora_rank=16 train.epochs=2 out=runs/rank-16
 
     - danlu finetune runs/rank-16/run.json out=runs/again    (repeats an earlier run)
     """

@@ -9,7 +9,9 @@ from danlu.cli.terminal import remarks, results
 
 
 def command(
-    kind: Annotated[str, typer.Option(help="What to run: pretrain or finetune.")] = "finetune",
+    kind: Annotated[
+        str, typer.Option(help="What to run: sft, lora, qlora, prefix, dpo or pretrain.")
+    ] = "lora",
     out: Annotated[
         Path | None, typer.Option(help="A new file to write; without it: to stdout.")
     ] = None,
@@ -18,14 +20,15 @@ def command(
 
     [bold]Examples[/bold]
 
-    - danlu init --kind finetune --out finetune.yaml
+    - danlu init --kind lora --out lora.yaml
 
     - danlu init --kind pretrain | less
     """
-    from danlu.commands.init import run_file_text, write_run_file
+    from danlu.commands.init import run_file_text, starter, write_run_file
 
     if out is None:
         results().out(run_file_text(kind), end="", highlight=False)
         return
     write_run_file(kind, out)
-    remarks().print(f"Wrote {out}. Edit it, then: danlu {kind} {out}", markup=False)
+    command_name = starter(kind).command
+    remarks().print(f"Wrote {out}. Edit it, then: danlu {command_name} {out}", markup=False)

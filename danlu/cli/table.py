@@ -28,7 +28,7 @@ COMMANDS = (
     Entry("data", TRAIN, "Look into training data as the model sees it; build, mix, scan it."),
     Entry("tokenizer", TRAIN, "Train, extend or compare tokenizers."),
     Entry("pretrain", TRAIN, "Train a model from scratch on raw text."),
-    Entry("finetune", TRAIN, "Teach a model conversations, with LoRA or whole."),
+    Entry("finetune", TRAIN, "Teach a model conversations, with an adapter or whole."),
     Entry("align", TRAIN, "Teach a model what people prefer: DPO, KTO, ORPO, SimPO, rewards."),
     Entry("merge", TRANSFORM, "Merge an adapter into its base; show that nothing moved."),
     Entry("quantize", TRANSFORM, "Fewer bits per weight; show what that costs."),

@@ -22,7 +22,8 @@ def dump_yaml(config: Config) -> str:
 
 def _model_lines(config: BaseModel, indent: str) -> Iterator[str]:
     written = config.model_dump(mode="json")
-    for position, (name, field) in enumerate(type(config).model_fields.items()):
+    fields = sorted(type(config).model_fields.items(), key=lambda item: item[0] != "method")
+    for position, (name, field) in enumerate(fields):
         if position and not indent:
             yield ""
         yield from _comment(field, indent)
