@@ -136,7 +136,23 @@ def only_run(folder: Path) -> Iterator[None]:
     """
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
+    with _locked(folder / ".lock", folder):
+        yield
+
+
+@contextmanager
+def only_holder(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is still to be made; the lock lies beside it."""
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f".{path.name}.lock"), path):
+        yield
+
+
+@contextmanager
+def _locked(lock: Path, folder: Path) -> Iterator[None]:
+    with output_errors(folder):
+        handle = lock.open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

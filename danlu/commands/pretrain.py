@@ -48,7 +48,7 @@ def _train(
     decoder.to(training_device(run.train))
     masters = Masters(decoder, DTYPES[run.train.precision])
     job = training_job(decoder, masters, rows, run.train, run.seed)
-    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps)):
+    with folder.recording(rows.ledgers, facts(decoder, rows, job.steps)):
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
             write_model(decoder, masters, tokenizer, temporary, run.train)

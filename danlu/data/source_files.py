@@ -11,13 +11,13 @@ from danlu.errors import DataError
 
 
 def source_files(source: DataSource) -> list[Path]:
-    """Return the files that a source is read from; of a store, those of the store.
+    """Return the files that a source is read from; of a store its manifest, which knows the others.
 
     A data set of the hub has none, and neither has what does not exist: whoever reads it says so.
     """
-    folder = Path(source.path)
-    if (folder / MANIFEST).is_file():
-        return sorted(file for file in folder.iterdir() if file.suffix in (".bin", ".json"))
+    manifest = Path(source.path) / MANIFEST
+    if manifest.is_file():
+        return [manifest]
     try:
         return data_files(source)
     except DataError:

@@ -10,7 +10,7 @@ model/ or adapter/   what the run was for; present as a whole or not at all
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from danlu.train.plot import draw_loss
 
 LEDGER, PLOT = "ledger.json", "loss.png"
 _IGNORED_KEYS = frozenset({"out"})  # a run's folder may be moved
+_IGNORED_DATA_KEYS = frozenset({"workers", "cache"})  # who prepares data, and where it is kept
 _log = logging.getLogger(__name__)
 
 
@@ -109,16 +110,19 @@ class RunFolder:
         return RunResult(self.path, self.output, final, already_finished=True)
 
     @contextmanager
-    def recording(self, ledger: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
+    def recording(
+        self, ledger: Mapping[str, Any] | Callable[[], Mapping[str, Any]], facts: Mapping[str, Any]
+    ) -> Iterator[None]:
         """Write the manifest and the ledger, and how the block ended if it does not succeed.
 
         Args:
-            ledger: what became of the rows.
+            ledger: what became of the rows; or a function that returns it, where it grows during
+                the block. It is then written again at the end, however that comes.
             facts: more sections of the manifest.
         """
         started = (self._earlier or {}).get("started") or _now()
         self._manifest |= {**facts, "started": started, "status": "running"}
-        write_json(self.path / LEDGER, dict(ledger))
+        self._write_ledger(ledger)
         self._write()
         try:
             yield
@@ -128,6 +132,10 @@ class RunFolder:
         except DanluError as error:
             self._stop("failed", str(error))
             raise
+        finally:
+            if callable(ledger):
+                with suppress(OutputError):  # the error that ended the run matters more
+                    self._write_ledger(ledger)
 
     def finish(self, outcome: Outcome) -> RunResult:
         """Note the end of the run, draw its curve and return its result."""
@@ -142,6 +150,9 @@ class RunFolder:
         self._manifest |= {"status": status, "ended": _now(), "error": reason}
         with suppress(OutputError):  # the error that ended the run matters more
             self._write()
+
+    def _write_ledger(self, ledger: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        write_json(self.path / LEDGER, dict(ledger() if callable(ledger) else ledger))
 
     def _write(self) -> None:
         write_json(self.path / MANIFEST, self._manifest)
@@ -190,6 +201,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _without_ignored(manifest: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: v for key, v in manifest["config"].items() if key not in _IGNORED_KEYS}
+    if isinstance(data := config.get("data"), dict):
+        config["data"] = {key: v for key, v in data.items() if key not in _IGNORED_DATA_KEYS}
     return {
         "command": manifest.get("command"),
         "config": config,

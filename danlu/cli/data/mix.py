@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
+from danlu.cli import flags
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_table, results
 
@@ -32,6 +34,7 @@ def command(
     tokenizer: Annotated[
         str | None, typer.Option(help="Measure in tokens of this tokenizer, not in bytes.")
     ] = None,
+    format: flags.ChatFormat = None,
     out: Annotated[
         Path | None, typer.Option(help="Write one pass, shuffled, to this new JSON Lines file.")
     ] = None,
@@ -56,6 +59,7 @@ def command(
             kind=kind,
             temperature=temperature,
             tokenizer=tokenizer,
+            chat_format=format,
             out=out,
             seed=seed,
             progress=progress,
@@ -65,4 +69,4 @@ def command(
         return
     print_table(report.header(), report.table(), title="One pass over the mixture")
     if out is not None:
-        results().print(f"\n[bold]Written to {out}[/], {report.written:,} rows", markup=True)
+        results().print(f"\n[bold]Written to {escape(str(out))}[/], {report.written:,} rows")
