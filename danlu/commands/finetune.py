@@ -52,7 +52,7 @@ def _train(
     check_length(decoder, run.data.max_seq_len)
     evaluations = _evaluations(run, decoder, tokenizer, folder.path)
     job = training_job(decoder, masters, rows, run.train, run.seed, evaluations)
-    with folder.recording(rows.ledgers(), facts(decoder, rows, job.steps, _models(run))):
+    with folder.recording(rows.ledgers, facts(decoder, rows, job.steps, _models(run))):
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
             write_tuned(
