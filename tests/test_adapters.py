@@ -135,6 +135,12 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
     ),
     (
         "lora-llama-all",
+        {"target_modules": ["q_proj", "lm_head", "W_pack"]},
+        {},
+        ["target_modules: 'lm_head' has no tensors in the file"],
+    ),
+    (
+        "lora-llama-all",
         {},
         {f"{ROOT.replace('q_proj', 'q_porj')}.lora_A.weight": torch.ones(4, 32)},
         ["q_porj is no layer of the base. Did you mean"],

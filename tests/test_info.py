@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import copy_golden, golden, spoil_config, spoil_weights, tiny_checkpoint
+from checkpoints import HERE, copy_golden, golden, spoil_config, spoil_weights, tiny_checkpoint
 
 from danlu.cli.app import run
 from danlu.commands.info import AdapterInfo, ModelInfo, describe
@@ -271,6 +271,31 @@ def test_an_adapter(tmp_path: Path) -> None:
     assert any("cannot be read" in problem for problem in describe(tmp_path).problems)
     (tmp_path / "adapter_config.json").write_text("{")
     assert any("cannot be read" in problem for problem in describe(tmp_path).problems)
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted"),
+    [
+        ("dora-llama", {"variant": "DoRA", "layers": "3"}),
+        ("lora-llama-patterns", {"patterns": "3"}),
+        ("lora-llama-modules-to-save", {"whole modules": "lm_head, embed_tokens"}),
+        ("lora-bloom-bias", {"biases": "lora_only"}),
+        ("lora-qwen2-token-rows", {"token rows": "3"}),
+        ("trainable-tokens-llama", {"token rows": "4", "kind": "adapter (TRAINABLE_TOKENS)"}),
+        ("ia3-llama", {"scaled inputs": "1", "kind": "adapter (IA3)"}),
+    ],
+)
+def test_adapters_of_every_kind(case: str, wanted: dict[str, str]) -> None:
+    found = describe(HERE / "interop" / case / "adapter")
+    assert {k: {*v.split(", ")} for k, v in found.rows() if k in wanted} == {
+        label: {*value.split(", ")} for label, value in wanted.items()
+    }
+    assert found.problems == ()
+
+
+def test_an_adapter_of_an_unknown_type(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
+    assert any("LOHA are not opened" in note for note in describe(tmp_path).notes)
 
 
 def test_what_is_no_model_at_all(tmp_path: Path, capsys: Capture) -> None:

@@ -18,7 +18,7 @@ IGNORED: Mapping[str, str] = {
     "revision": "of the base",
     "inference_mode": "whether it is trained is told when it is loaded",
     "fan_in_fan_out": "how the base stores a weight, which its family knows",
-    "target_modules": "the tensors tell what is adapted",
+    "target_modules": "the tensors tell what is adapted; none of a kind may be missing",
     "feedforward_modules": "the tensors tell whose inputs are scaled",
     "exclude_modules": "the tensors tell what is adapted",
     "layers_to_transform": "the tensors tell what is adapted",

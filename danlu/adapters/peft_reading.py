@@ -1,7 +1,7 @@
 """Published tensors of an adapter become wrappers and replacements of our layers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,32 @@ def _differs_from_base(reading: Reading, name: str, tensor: Tensor) -> bool:
         return tensor.shape != entry.shape
     held = entry.save(known)
     return not torch.equal(tensor.to(held), held)
+
+
+def missing_targets(reading: Reading, parts: Parts) -> list[str]:
+    """Return the targets in the config that the base has and the file has nothing of."""
+    words = reading.source.config.get("target_modules")
+    if not isinstance(words, list) or reading.source.config.get("target_parameters"):
+        return []
+    left_out = reading.source.config.get("exclude_modules") or []
+    modules = [name.rpartition(".")[0] for name in reading.entries]
+    bases = [module for module in modules if not _is_left_out(module, left_out)]
+    held = [*parts.modules, *(name.rpartition(".")[0] for name in parts.replaced)]
+    return [
+        f"target_modules: {word!r} has no tensors in the file. Copy the adapter again, whole"
+        for word in words
+        if _any_ends(bases, word) and not _any_ends(held, word)
+    ]
+
+
+def _is_left_out(module: str, left_out: str | list[str]) -> bool:
+    if isinstance(left_out, str):
+        return re.fullmatch(left_out, module) is not None
+    return any(f".{module}".endswith(f".{word}") for word in left_out)
+
+
+def _any_ends(names: Iterable[str], word: str) -> bool:
+    return any(f".{name}".endswith(f".{word}") for name in names)
 
 
 def _tie(reading: Reading) -> None:

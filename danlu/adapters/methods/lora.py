@@ -14,7 +14,7 @@ from danlu.adapters.low_rank import LoRAEmbedding, LoRALinear
 from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.adapters.peft_config import lora_problems
 from danlu.adapters.peft_low_rank import read_low_rank
-from danlu.adapters.peft_reading import Reading, read_replacements
+from danlu.adapters.peft_reading import Reading, missing_targets, read_replacements
 from danlu.adapters.peft_rows import fresh_rows, read_rows
 from danlu.adapters.peft_tensors import read_parts
 from danlu.adapters.peft_writing import write_lora
@@ -60,6 +60,7 @@ class Lora:
             read_low_rank(reading, parts)
             read_replacements(reading, parts)
             read_rows(reading, parts)
+            reading.problems += missing_targets(reading, parts)
         reading.finish()
         return Wrapping(self.name, _config(source), reading.wrappers, reading.replacements)
 
