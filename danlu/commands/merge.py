@@ -1,21 +1,37 @@
-"""`danlu merge`: an adapter becomes part of its base, and the outputs are shown not to move."""
+"""`danlu merge`: adapters become part of their base, and the outputs are shown not to move.
 
+They are added to the very weights they were trained on: a base that was rounded for the training
+(Q-LoRA) is rounded again in the same way, and then made dense.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from danlu.adapters.handling import merge_adapters
 from danlu.commands.compare import comparison_rows
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
+from danlu.commands.tuning import QUANTIZATION
+from danlu.config.quantize import QuantScheme
 from danlu.errors import AdapterError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.files import atomic_folder
-from danlu.loading import load_decoder, load_tokenizer, save_decoder
+from danlu.hub import resolve
+from danlu.loading import (
+    dequantize,
+    load_adapter,
+    load_decoder,
+    load_tokenizer,
+    merge_adapters,
+    save_decoder,
+    stored_dtype,
+)
+from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
-from danlu.tokenizer.stamp import write_stamp
+from danlu.tokenizer.stamp import read_stamp, tokenizer_of_adapter, write_stamp
 
 # What rounding to bfloat16 can do to a model; a wrong merge is orders of magnitude away.
 MAX_KL = 1e-2
@@ -24,17 +40,19 @@ MIN_AGREEMENT = 0.97
 
 @dataclass(frozen=True)
 class MergeReport:
-    """A merged model beside its base with the adapter attached.
+    """A merged model beside its base with the adapters attached.
 
     Attributes:
         out: folder of the merged model.
-        merged_layers: layers that the adapter changed.
+        merged_layers: layers that the adapters changed.
+        dequantized_layers: layers of the base that were rounded, and are dense now.
         dtype: the merged weights are stored in.
-        comparison: the merged model as stored, against base + adapter in float32.
+        comparison: the merged model as stored, against base + adapters in float32.
     """
 
     out: str
     merged_layers: int
+    dequantized_layers: int
     dtype: str
     comparison: Comparison
 
@@ -44,69 +62,115 @@ class MergeReport:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return labels and values for a table."""
-        layers = ("merged layers", f"{self.merged_layers}, stored as {self.dtype}")
-        return [layers, *comparison_rows(self.comparison)]
+        rows = [("merged layers", f"{self.merged_layers}, stored as {self.dtype}")]
+        if self.dequantized_layers:
+            count = f"{self.dequantized_layers} layers of the base, as the adapter saw them"
+            rows.append(("made dense", count))
+        return [*rows, *comparison_rows(self.comparison)]
 
 
 def merge(
     base: str | Path,
-    adapter: str | Path,
+    adapter: str | Path | Sequence[str | Path],
     out: str | Path,
     text: str | Path | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     family: str | None = None,
+    quantize: str | QuantScheme | None = None,
+    max_kl: float = MAX_KL,
 ) -> MergeReport:
-    """Write the base with the adapter merged in to the folder `out`.
+    """Write the base with adapters merged in to the folder `out`.
 
     The weights are added up in float32 and stored in the dtype of the base, then read back and
-    compared with base + adapter.
+    compared with base + adapters.
 
     Args:
-        base: folder of the model that the adapter was trained on.
-        adapter: folder of the adapter.
+        base: folder of the model that the adapters were trained on.
+        adapter: folder of the adapter, or folders of several; their updates add up.
         out: a new folder.
         text: a corpus to compare on; None: texts that the adapted model writes.
         dtype: to store; default: as the base is stored.
         progress: of the work.
         family: of the base, where its config.json does not tell it.
+        quantize: what the base was rounded to in training; None: as the adapter's stamp says.
+        max_kl: the most that outputs may move, as a mean KL in nats.
 
     Raises:
         OutputError: if `out` exists.
-        AdapterError: if the adapter does not fit the base, or the outputs moved (nothing is left).
+        AdapterError: if an adapter does not fit the base, has no place in weights (a prefix), or
+            the outputs moved (nothing is left).
     """
     report = progress or Silent()
-    tokenizer = load_tokenizer(base, family)
+    folders = [Path(adapter)] if isinstance(adapter, str | Path) else list(map(Path, adapter))
+    tokenizer = tokenizer_of_adapter(folders[0], load_tokenizer(base, family))
+    rounded = quantize or _recorded(folders)
     with atomic_folder(Path(out)) as folder, working(report, "merge", 3):
-        decoder = load_decoder(base, adapter=adapter, family=family)
+        decoder = _adapted(base, folders, rounded, family)
         merged_layers = merge_adapters(decoder)
-        save_decoder(decoder, folder, dtype)
+        dense_layers = dequantize(decoder)
+        save_decoder(
+            decoder, folder, dtype or (stored_dtype(resolve(base)) if dense_layers else None)
+        )
         tokenizer.save(folder)
         write_stamp(folder, tokenizer, family=family)
         report.advance(1, "stored")
-        adapted, merged = load_decoder(base, adapter=adapter, family=family), load_decoder(folder)
+        adapted, merged = _adapted(base, folders, rounded, family), load_decoder(folder)
         batches = comparison_batches(adapted, tokenizer, Path(text) if text else None, Silent())
         report.advance(1, "comparing")
         comparison = compare_decoders(adapted, merged, batches)
-        _check(comparison, base, adapter)
+        _check(comparison, base, folders, max_kl)
         stored = str(next(iter(_stored_dtypes(merged)))).removeprefix("torch.")
-        result = MergeReport(str(out), len(merged_layers), stored, comparison)
-        parents = {"base": str(base), "adapter": str(adapter)}
+        result = MergeReport(str(out), len(merged_layers), len(dense_layers), stored, comparison)
+        names = ["adapter", *(f"adapter_{i}" for i in range(2, len(folders) + 1))]
+        parents = {"base": str(base), **dict(zip(names, map(str, folders), strict=True))}
         write_manifest(folder, "merge", parents, {"dtype": stored}, result.as_dict())
         report.advance(1, "done")
     return result
+
+
+def _adapted(
+    base: str | Path,
+    adapters: Sequence[Path],
+    quantize: str | QuantScheme | None,
+    family: str | None,
+) -> Decoder:
+    """Return the base as the adapters saw it, with all of them on."""
+    decoder = load_decoder(base, adapter=adapters[0], quantize=quantize, family=family)
+    for number, path in enumerate(adapters[1:], start=2):
+        load_adapter(decoder, path, f"adapter_{number}")
+    return decoder
+
+
+def _recorded(adapters: Sequence[Path]) -> QuantScheme | None:
+    """Return what the base was rounded to when the adapters were trained, as they say.
+
+    Raises:
+        AdapterError: if they were trained on different bases.
+    """
+    found = [read_stamp(path).get(QUANTIZATION) for path in adapters]
+    if any(scheme != found[0] for scheme in found):
+        schemes = "; ".join(f"'{p}': {s}" for p, s in zip(adapters, found, strict=True))
+        raise AdapterError(
+            f"The adapters were trained on bases that were rounded differently: {schemes}. "
+            "Expected the same for all. Merge them one after the other."
+        )
+    return None if found[0] is None else QuantScheme(**found[0])
 
 
 def _stored_dtypes(decoder: Any) -> list[torch.dtype]:
     return list(decoder.published.dtypes.values())
 
 
-def _check(comparison: Comparison, base: str | Path, adapter: str | Path) -> None:
-    moved = comparison.kl_mean > MAX_KL or comparison.top1_agreement < MIN_AGREEMENT
+def _check(
+    comparison: Comparison, base: str | Path, adapters: Sequence[Path], max_kl: float
+) -> None:
+    moved = comparison.kl_mean > max_kl or comparison.top1_agreement < MIN_AGREEMENT
     if moved:
+        names = ", ".join(f"'{path}'" for path in adapters)
         raise AdapterError(
-            f"Merging '{adapter}' into '{base}' moved the outputs: {comparison.summary()}. "
-            f"Expected a mean KL of at most {MAX_KL} and an agreement of at least "
+            f"Merging {names} into '{base}' moved the outputs: {comparison.summary()}. "
+            f"Expected a mean KL of at most {max_kl} and an agreement of at least "
             f"{MIN_AGREEMENT:.0%}. Nothing was written; store in float32 (--dtype fp32), or keep "
             "base and adapter apart."
         )
