@@ -6,7 +6,8 @@ conversation (`danlu.tokenizer.chat.jinja_answers`).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ from danlu.tokenizer.chat.marks import (
 )
 from danlu.tokenizer.chat.messages import check_messages
 from danlu.tokenizer.chat.segments import Truncation, check_options
+from danlu.tokenizer.chat.tool_messages import (
+    TOOL_HINT,
+    TOOL_ROLES,
+    with_tool_role,
+)
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
@@ -53,6 +59,7 @@ class JinjaFormat:
         name: its name among the formats.
         stops: control tokens that end an answer; None: as read from the template.
         answers: how it encloses answers; None: found by rendering prefixes of the conversation.
+        tool_role: what it calls the role of a tool's answer; None: what the messages call it.
     """
 
     stop_texts: tuple[str, ...] = ()
@@ -66,12 +73,14 @@ class JinjaFormat:
         name: str = "jinja",
         stops: tuple[str, ...] | None = None,
         answers: Answers | None = None,
+        tool_role: str | None = None,
     ) -> None:
         self.name = name
         self._templates = dict(templates)
         self._origin = origin
         self._stops = stops
         self._answers = answers
+        self._tool_role = tool_role
 
     @property
     def template(self) -> str | None:
@@ -90,10 +99,12 @@ class JinjaFormat:
             TokenizerError: for wrong messages or options, or a template that cannot be used so.
         """
         check_messages(chat.messages, ROLES)
+        chat = replace(chat, messages=with_tool_role(chat.messages, self._tool_role or ""))
         now = datetime.now()  # one time for all the renderings below
         render = self._renderer(tokenizer, chat, now)
         text = render(chat.messages, chat.add_generation_prompt)
         self._check_tools_shown(tokenizer, chat, text, now)
+        self._check_calls_shown(render, chat, text)
         layout = self._marked_layout(tokenizer, chat, text, now)
         if self._answers is not None:
             layout.learned.extend(enclosed_answers(layout, self._answers, chat.messages))
@@ -140,7 +151,21 @@ class JinjaFormat:
         if text == without:
             raise TokenizerError(
                 f"The chat template of {self._origin} does not show tools (got {len(chat.tools)}). "
-                "Use a model or template that knows tools."
+                f"{TOOL_HINT}"
+            )
+
+    def _check_calls_shown(self, render: Render, chat: ChatInput, text: str) -> None:
+        """Refuse calls and answers of tools that the template would drop without a word."""
+        dropped = [
+            index
+            for index, without in _without_tools(chat.messages)
+            if render(without, chat.add_generation_prompt) == text
+        ]
+        if dropped:
+            named = ", ".join(f"messages[{index}]" for index in dropped)
+            raise TokenizerError(
+                f"The chat template of {self._origin} does not show the calls or answers of tools "
+                f"in {named}. {TOOL_HINT}"
             )
 
     def end_of_turn(self, tokenizer: "Tokenizer") -> list[str]:
@@ -195,6 +220,17 @@ class JinjaFormat:
             return render_template(source, self._origin, variables, now)
 
         return render
+
+
+def _without_tools(messages: Sequence[Message]) -> Iterator[tuple[int, list[Message]]]:
+    """Yield, for each message of tools, the conversation without its calls or its text."""
+    for index, message in enumerate(messages):
+        before, after = list(messages[:index]), list(messages[index + 1 :])
+        if message.get("tool_calls"):
+            rest = {key: value for key, value in message.items() if key != "tool_calls"}
+            yield index, [*before, {**rest, "content": rest.get("content") or ""}, *after]
+        elif message["role"] in TOOL_ROLES and message.get("content"):
+            yield index, [*before, {**message, "content": ""}, *after]
 
 
 def _check_same(found: str, text: str, origin: str) -> None:

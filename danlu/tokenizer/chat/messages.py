@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from danlu.errors import TokenizerError, bullet_list, did_you_mean
 from danlu.tokenizer.chat.chat_format import TRAINING_KEYS, ChatInput, Message
+from danlu.tokenizer.chat.tool_messages import TOOL_HINT, TOOL_ROLES, call_problems
 
 
 def check_messages(
@@ -29,12 +30,19 @@ def check_messages(
         for index, message in enumerate(messages)
         for problem in _message_problems(message, roles, allowed_keys)
     ]
-    problems += further
+    problems += [*call_problems(messages), *further]
     if problems:
+        hint = f" {TOOL_HINT}" if any(_is_of_tools(message) for message in messages) else ""
         raise TokenizerError(
             f"The conversation cannot be rendered:{bullet_list(problems)}\n"
-            'Each message needs {"role": ..., "content": text}.'
+            f'Each message needs {{"role": ..., "content": text}}.{hint}'
         )
+
+
+def _is_of_tools(message: Message) -> bool:
+    return isinstance(message, Mapping) and (
+        "tool_calls" in message or message.get("role") in TOOL_ROLES
+    )
 
 
 def check_list(messages: Sequence[Message]) -> None:
@@ -59,7 +67,8 @@ def _message_problems(
         hint = did_you_mean(str(role), roles)
         problems.append(f"unknown role {role!r}, expected one of {', '.join(roles)}.{hint}")
     content = message.get("content")
-    calls_only = content is None and bool(message.get("tool_calls")) and allowed_keys is None
+    may_call = allowed_keys is None or "tool_calls" in allowed_keys
+    calls_only = content is None and bool(message.get("tool_calls")) and may_call
     if not isinstance(content, str) and not calls_only:
         problems.append(f"content is {content!r:.80} ({type(content).__name__}), expected text")
     unknown = sorted(str(key) for key in set(message) - set(allowed_keys or message))

@@ -17,6 +17,11 @@ from danlu.tokenizer.chat.chat_format import (
     Message,
 )
 from danlu.tokenizer.chat.messages import check_messages, role_of
+from danlu.tokenizer.chat.tool_messages import (
+    TOOL_HINT,
+    TOOL_KEYS,
+    with_tool_role,
+)
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
@@ -92,7 +97,7 @@ class SegmentFormat:
         problems: what is wrong with a conversation beside roles and contents.
         stop_texts: texts that end an answer, beside the control tokens.
         truncation: the family's own rule for a history that is too long.
-        knows_tools: can it show tools?
+        tool_role: what it calls the role of a tool's answer; "" if it cannot show tools.
         only_last: why only the last answer of a conversation is learned, "" if all are.
         sees_prompt_whole: does the model see every token of the prompt at once? Then none of them
             can be learned.
@@ -106,7 +111,7 @@ class SegmentFormat:
     problems: Callable[[ChatInput], list[str]] = _no_problems
     stop_texts: tuple[str, ...] = ()
     truncation: Truncation | None = None
-    knows_tools: bool = False
+    tool_role: str = ""
     only_last: str = ""
     sees_prompt_whole: bool = False
 
@@ -116,15 +121,14 @@ class SegmentFormat:
         Raises:
             TokenizerError: for wrong messages, unknown options, or tools it cannot show.
         """
-        if chat.tools and not self.knows_tools:
+        if chat.tools and not self.tool_role:
             raise TokenizerError(
-                f"The chat format {self.name!r} cannot show tools (got {len(chat.tools)}). Use a "
-                "model whose own template knows tools, or pass format= with such a .jinja file."
+                f"The chat format {self.name!r} cannot show tools (got {len(chat.tools)}). "
+                f"{TOOL_HINT}"
             )
         check_options(chat, (), f"the chat format {self.name!r}")
-        listed = isinstance(chat.messages, Sequence) and not isinstance(chat.messages, str)
-        further = self.problems(chat) if listed else []
-        check_messages(chat.messages, self.roles, ("role", "content"), further)
+        chat = replace(chat, messages=with_tool_role(chat.messages, self.tool_role))
+        self._check(chat)
         numbered = [{**message, TURN: index} for index, message in enumerate(chat.messages)]
         layout = layout_of(tokenizer, self.segments(replace(chat, messages=numbered)))
         if self.only_last:
@@ -133,6 +137,12 @@ class SegmentFormat:
             ]
             layout.unlearned.update(dict.fromkeys(answers[:-1], self.only_last))
         return layout
+
+    def _check(self, chat: ChatInput) -> None:
+        listed = isinstance(chat.messages, Sequence) and not isinstance(chat.messages, str)
+        further = self.problems(chat) if listed else []
+        keys = ("role", "content", *(TOOL_KEYS if self.tool_role else ()))
+        check_messages(chat.messages, self.roles, keys, further)
 
     def end_of_turn(self, tokenizer: "Tokenizer") -> list[str]:
         """Return the control tokens that end an assistant turn."""

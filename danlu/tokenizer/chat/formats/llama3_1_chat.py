@@ -76,6 +76,7 @@ FORMAT = JinjaFormat(
     {"default": TEMPLATE},
     "the built-in format 'llama3.1-chat'",
     name="llama3.1-chat",
+    tool_role="tool",
     stops=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
     answers=ANSWERS,
 )

@@ -4,17 +4,22 @@ Tools are written into the only question, or into the last but one where there a
 family does. A tool's answer (role "tool") goes on with the assistant's turn as `Observation: ...`,
 and the model then goes on writing; so does a conversation that ends with the assistant's words.
 Learned: what the assistant writes and the end of its turn, observations not.
-Source: `examples/react_demo.py` of QwenLM/Qwen.
+
+Calls in `tool_calls` are written as Thought, Action and Action Input, and the answer after their
+results as Final Answer, where it does not say so itself.
+Source: `examples/react_demo.py` of QwenLM/Qwen; calls as in `parse_messages` of its
+`openai_api.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from danlu.tokenizer.chat.chat_format import ChatInput, Message
 from danlu.tokenizer.chat.formats.chatml import END, START, end_of_turn, header, turn
 from danlu.tokenizer.chat.formats.qwen1_chat import SYSTEM
 from danlu.tokenizer.chat.messages import role_of, rounds_of, split_system
-from danlu.tokenizer.chat.react import OBSERVATION, question_with_tools
+from danlu.tokenizer.chat.react import ACTION, ACTION_INPUT, OBSERVATION, question_with_tools
 from danlu.tokenizer.chat.segments import Segment, SegmentFormat, turn_of
+from danlu.tokenizer.chat.tool_messages import calls_of
 
 
 def write(chat: ChatInput) -> list[Segment]:
@@ -50,8 +55,10 @@ def _round(messages: Sequence[Message], instructions: str, is_open: bool) -> lis
 def _answer(messages: Sequence[Message]) -> list[Segment]:
     """Return the assistant's turn without white space around it."""
     segments: list[Segment] = []
+    called = False
     for index, message in enumerate(messages):
-        text, number = message["content"].rstrip(), turn_of(message)
+        text, number = _text(message, called).rstrip(), turn_of(message)
+        called = called or bool(calls_of(message))
         if message["role"] == "tool":
             segments += [Segment(f"\n{OBSERVATION} "), Segment(text, "tool", turn=number)]
         else:
@@ -61,6 +68,21 @@ def _answer(messages: Sequence[Message]) -> list[Segment]:
     return segments
 
 
+def _text(message: Message, called: bool) -> str:
+    """Return what stands for a message; `called`: were there `tool_calls` before it?"""
+    content = message.get("content") or ""
+    calls = calls_of(message)
+    if calls:
+        (call,) = calls
+        thought = content if content.strip() else f"I can use {call.name}."
+        thought = thought if thought.lstrip().startswith(THOUGHT) else f"{THOUGHT} {thought}"
+        return f"{thought}{ACTION} {call.name}{ACTION_INPUT} {call.arguments}"
+    if called and message["role"] == "assistant" and FINAL not in content:
+        return f"{THOUGHT} I now know the final answer.\n{FINAL} {content}"
+    return content
+
+
+THOUGHT, FINAL = "Thought:", "Final Answer:"
 FOLLOWS = {
     "system": ("start",),
     "user": ("start", "system", "assistant"),
@@ -75,6 +97,8 @@ def problems(chat: ChatInput) -> list[str]:
     previous = "start"
     for index, message in enumerate(chat.messages):
         role = str(role_of(message))
+        if isinstance(message, Mapping) and len(message.get("tool_calls") or ()) > 1:
+            found.append(f"messages[{index}]: this format makes one call at a time")
         if role in FOLLOWS and previous not in FOLLOWS[role]:
             after = " or ".join(FOLLOWS[role])
             found.append(f"messages[{index}]: {role} after {previous}; expected it after {after}")
@@ -92,5 +116,5 @@ FORMAT = SegmentFormat(
     template=None,  # JSON of tools with names for people has no equal in stock tools' schemas
     problems=problems,
     stop_texts=(OBSERVATION,),
-    knows_tools=True,
+    tool_role="tool",
 )

@@ -27,6 +27,7 @@ FORMAT = JinjaFormat(
     {"default": TEMPLATE},
     "the built-in format 'qwen2.5-chat'",
     name="qwen2.5-chat",
+    tool_role="tool",
     stops=STOPS,
     answers=ANSWERS,
 )

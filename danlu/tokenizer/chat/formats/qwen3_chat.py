@@ -60,6 +60,7 @@ FORMAT = JinjaFormat(
     {"default": TEMPLATE},
     "the built-in format 'qwen3-chat'",
     name="qwen3-chat",
+    tool_role="tool",
     stops=STOPS,
     answers=replace(ANSWERS, drops_thoughts=True),
 )
