@@ -11,6 +11,7 @@ from align_parts import align_data, align_options, align_run, pairs, write_rows,
 from train_parts import timeless
 
 from danlu.adapters.handling import disabled
+from danlu.cli.app import run
 from danlu.commands import align
 from danlu.commands.align import run_align
 from danlu.config.adapter import LoraConfig
@@ -24,6 +25,7 @@ from danlu.config.objective import (
     RewardConfig,
     SimpoConfig,
 )
+from danlu.config.template import dump_yaml
 from danlu.errors import CheckpointError, ConfigError, DanluError, DataError
 from danlu.loading import load_decoder, load_tokenizer
 from danlu.loading.reward import load_reward_model
@@ -59,8 +61,8 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_every_method_prefers_what_was_preferred(method: str, world: Path, tmp_path: Path) -> None:
     all_rows = {"global_batch_size": 12, "micro_batch_size": 12}
     options = align_options(steps=8, learning_rate=2e-2, **all_rows)
-    run = align_run(world, tmp_path / "run", train=options, **METHODS[method])
-    result = run_align(run)
+    chosen = align_run(world, tmp_path / "run", train=options, **METHODS[method])
+    result = run_align(chosen)
     assert result.output.name == ("model" if "whole" in method else "adapter")
     steps = steps_of(tmp_path / "run")
     assert steps[-1]["reward_margin"] > steps[0]["reward_margin"] + 1e-3
@@ -68,7 +70,7 @@ def test_every_method_prefers_what_was_preferred(method: str, world: Path, tmp_p
     held_out = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     assert held_out["held_out_reward_accuracy"] > 0.6
     assert "held_out_perplexity" not in held_out
-    assert run_align(run).already_finished
+    assert run_align(chosen).already_finished
 
 
 def test_metrics_and_manifest_tell_everything(world: Path, tmp_path: Path) -> None:
@@ -97,7 +99,10 @@ def test_kto_reads_pairs_as_labels_and_tells_its_kl(world: Path, tmp_path: Path)
     assert json.loads((tmp_path / "run/ledger.json").read_text())["kept"] == 24
 
 
-def test_every_way_to_the_same_reference_gives_the_same_steps(world: Path, tmp_path: Path) -> None:
+def test_every_way_to_the_same_reference_gives_the_same_steps(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "EXAMPLES_PER_PART", 5)
     ways = {
         "adapter off": ReferenceConfig(),
         "precomputed": ReferenceConfig(precompute=True),
@@ -116,18 +121,20 @@ def test_every_way_to_the_same_reference_gives_the_same_steps(world: Path, tmp_p
 
 def test_a_warm_start_is_compared_with_itself(world: Path, tmp_path: Path) -> None:
     first = run_align(align_run(world, tmp_path / "first", objective=SimpoConfig()))
-    run = align_run(world, tmp_path / "second", warm_start=str(first.output), adapter=LoraConfig())
-    run_align(run)
+    chosen = align_run(
+        world, tmp_path / "second", warm_start=str(first.output), adapter=LoraConfig()
+    )
+    run_align(chosen)
     assert steps_of(tmp_path / "second")[0]["reward_margin"] == pytest.approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="base without the adapter"):
-        AlignRun(**{**dict(run), "reference": ReferenceConfig(precompute=False)})
+        AlignRun(**{**dict(chosen), "reference": ReferenceConfig(precompute=False)})
 
 
 def test_the_micro_batch_does_not_change_the_run(world: Path, tmp_path: Path) -> None:
     for size in (1, 4):
         options = align_options(micro_batch_size=size, steps=2)
-        run = align_run(world, tmp_path / str(size), objective=OrpoConfig(), train=options)
-        run_align(run)
+        chosen = align_run(world, tmp_path / str(size), objective=OrpoConfig(), train=options)
+        run_align(chosen)
     one, four = (steps_of(tmp_path / str(size)) for size in (1, 4))
     for left, right in zip(one, four, strict=True):
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-4)
@@ -155,13 +162,13 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(
     with pytest.MonkeyPatch.context() as small_parts:
         small_parts.setattr(storing, "EXAMPLES_PER_PART", 9)
         run_align(align_run(world, tmp_path / "whole", rows, **values))
-        run = align_run(world, tmp_path / "killed", rows, **values)
+        chosen = align_run(world, tmp_path / "killed", rows, **values)
         for module, name, call in map(KILLED_IN.__getitem__, places):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, name, killing(getattr(module, name), call))
                 with pytest.raises(_Killed):
-                    run_align(run)
-        assert run_align(run).resumed_from == (4 if "writing" in places else 2)
+                    run_align(chosen)
+        assert run_align(chosen).resumed_from == (4 if "writing" in places else 2)
     last = "checkpoints/step-000004"
     for name in ("adapter/adapter_model", f"{last}/weights", f"{last}/optimizer"):
         files = [tmp_path / one / f"{name}.safetensors" for one in ("killed", "whole")]
@@ -282,6 +289,17 @@ def test_margins_that_nothing_reads_are_told(
         align_run(world, tmp_path / "reward", data=data, objective=RewardConfig(), train=options)
     )
     assert "margin" not in caplog.text
+
+
+def test_the_command_line_runs_a_file_and_tells_the_rewards(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "dpo.yaml"
+    file.write_text(dump_yaml(align_run(world, tmp_path / "run")), encoding="utf-8")
+    assert run(["align", str(file), "train.steps=1", "objective.loss=hinge"]) == 0
+    assert "held-out reward accuracy" in capsys.readouterr().out
+    assert run(["align", str(file), "objective.label_smoothing=0.1"]) == 2
+    assert "label_smoothing would do nothing" in capsys.readouterr().err
 
 
 def test_the_starter_is_a_run_with_help_for_every_key() -> None:

@@ -27,18 +27,22 @@ def sequence_log_probs(
         decoder: projects hidden states to logits.
         hidden_BTD: what enters the head.
         targets_BT: id to predict at each position; `IGNORE` where there is none.
-        documents_BT: number of the document of each position, from 0, counted over all rows; -1 is
-            padding. S is the largest number plus one.
+        documents_BT: number of the document of each position, counted from 0 over all rows in the
+            order in which they lie; -1 is padding. S is how many there are.
     """
     log_probs_BT = token_log_probs(decoder, hidden_BTD, targets_BT)
-    return sums_by_document(log_probs_BT, documents_BT, int(documents_BT.max()) + 1)
+    return sums_by_document(log_probs_BT, documents_BT)
 
 
-def sums_by_document(values_BT: Tensor, documents_BT: Tensor, num_documents: int) -> Tensor:
-    """Return the sum of the values of each document [S]; padding counts nowhere."""
-    sums_S = values_BT.new_zeros(num_documents + 1)  # one more place, for padding
-    places_N = torch.where(documents_BT < 0, num_documents, documents_BT).flatten()
-    return sums_S.index_add(0, places_N, values_BT.flatten())[:num_documents]
+def sums_by_document(values_BT: Tensor, documents_BT: Tensor) -> Tensor:
+    """Return the sum of the values of each document [S]; the same bits each time.
+
+    Documents are numbered from 0 in the order in which they lie; padding (-1) counts nowhere.
+    """
+    numbers_M, lengths_M = torch.unique_consecutive(documents_BT.flatten(), return_counts=True)
+    parts = values_BT.flatten().split(lengths_M.tolist())
+    runs = zip(numbers_M.tolist(), parts, strict=True)
+    return torch.stack([part.sum() for number, part in runs if number >= 0])
 
 
 def token_log_probs(

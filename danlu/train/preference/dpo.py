@@ -56,7 +56,8 @@ class Dpo:
 
     def begin_step(self, model: Decoder, batches: Sequence[PairBatch]) -> None:
         """Count the tokens that the cross-entropy is a mean over."""
-        self._pairs_per_token = pairs_per_token(batches)
+        if self._config.sft_weight:
+            self._pairs_per_token = pairs_per_token(batches)
 
     def loss(self, model: Decoder, batch: PairBatch) -> tuple[Tensor, int]:
         """Return the loss summed over the pairs, and how many there are."""

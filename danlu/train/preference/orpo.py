@@ -77,5 +77,5 @@ def log_odds_ratio(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
 
 def _answer_means(log_probs_BT: Tensor, sequences: Sequences) -> PairLogProbs:
     in_answers_BT = log_probs_BT * sequences.in_answer_BT
-    sums_S = sums_by_document(in_answers_BT, sequences.documents_BT, len(sequences.last_S))
+    sums_S = sums_by_document(in_answers_BT, sequences.documents_BT)
     return pair_log_probs(sums_S, sequences).per_token()

@@ -35,7 +35,7 @@ def answer_log_probs(model: Decoder, sequences: Sequences) -> Tensor:
     """Return the summed log-probability of each answer, float32 [S]."""
     hidden_BTD = model.packed_hidden(sequences.tokens_BT, sequences.documents_BT)
     log_probs_BT = token_log_probs(model, hidden_BTD, sequences.answers_BT())
-    return sums_by_document(log_probs_BT, sequences.documents_BT, len(sequences.last_S))
+    return sums_by_document(log_probs_BT, sequences.documents_BT)
 
 
 def pair_log_probs(sums_S: Tensor, sequences: Sequences) -> PairLogProbs:
