@@ -15,7 +15,7 @@ from danlu.quantize.codebook import (
     pack_pairs,
 )
 
-SLICE_WEIGHTS = 2**22  # weights in float32 at a time
+SLICE_WEIGHTS = 2**19  # weights in float32 at a time
 SMALLEST_SCALE = 1e-38  # divides blocks of zeros
 
 
@@ -74,7 +74,7 @@ def nearest_codes(flat: Tensor, book: Tensor, block_size: int) -> tuple[Tensor, 
         blocks = F.pad(part.float(), (0, -len(part) % block_size)).view(-1, block_size)
         largest = blocks.abs().amax(1)
         scaled = (blocks * (1 / largest.clamp(min=SMALLEST_SCALE))[:, None]).clamp_(-1, 1)
-        nearest = torch.bucketize(scaled.flatten()[: len(part)], edges)
-        codes.append(order[nearest].to(torch.uint8))
+        nearest = torch.bucketize(scaled.flatten()[: len(part)], edges, out_int32=True)
+        codes.append(order.to(torch.uint8).index_select(0, nearest))
         scales.append(largest)
     return torch.cat(codes), torch.cat(scales)
