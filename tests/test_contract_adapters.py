@@ -125,18 +125,25 @@ def test_it_comes_back_from_a_folder_switches_off_and_merges(
         assert torch.equal(full(decoder, ids), base)
 
 
+@pytest.mark.parametrize("kind", ["lora", "part", "pissa"])
 @pytest.mark.parametrize("family", EVERY)
-def test_warm_starts_train_what_was_read(family: str, tmp_path: Path) -> None:
+def test_warm_starts_train_what_was_read(family: str, kind: str, tmp_path: Path) -> None:
+    part = LoraConfig(lora_rank=2, targets=["q_proj", "up_proj"], dora=True)
     decoder = tiny_decoder(family)
-    attached(decoder, CONFIGS["lora"])
+    if kind == "part" and family == "deepseek_v3":
+        part = part.model_copy(update={"targets": ["q_a_proj", "up_proj"]})
+    attached(decoder, part if kind == "part" else CONFIGS[kind])
     save_adapter(moved(decoder), tmp_path, "base")
     again, ids = tiny_decoder(family), inputs(decoder)
     load_adapter(again, tmp_path)
     train_only(again)
     loss_of(again, ids).backward()
-    found = {id(p) for p in again.parameters() if p.grad is not None}
-    assert found <= {id(p) for p in again.adapters["default"].parameters()}
-    assert len(found) > 2
+    wanted = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
+    found = {name: p for name, p in again.named_parameters() if p.requires_grad}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert {p.grad is None for p in again.parameters() if not p.requires_grad} == {True}
+    assert sum(p.grad is not None for p in found.values()) > 2
 
 
 @pytest.mark.parametrize("kind", ["embedding", "whole", "rows"])

@@ -8,6 +8,7 @@ from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.adapters.ptuning_v2 import find_encoder
 from danlu.errors import AdapterError
 from danlu.files import atomic_file, write_json
+from danlu.tokenizer.stamp import STAMP, add_to_stamp, read_stamp
 from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
 from danlu.weights.writing import write_tensors
 
@@ -23,7 +24,8 @@ def open_folder(folder: Path) -> AdapterSource:
     """
     if not (folder / CONFIG_FILE).exists() and (encoder := find_encoder(folder)):
         return encoder
-    return AdapterSource(folder, _read_config(folder / CONFIG_FILE), _weight_file(folder))
+    config, weights = _read_config(folder / CONFIG_FILE), _weight_file(folder)
+    return AdapterSource(folder, config, weights, read_stamp(folder))
 
 
 def write_folder(folder: Path, content: AdapterContent, base: str) -> None:
@@ -41,6 +43,9 @@ def write_folder(folder: Path, content: AdapterContent, base: str) -> None:
     with atomic_file(folder / WEIGHT_FILES[0]) as temporary:
         write_tensors(temporary, content.tensors)
     write_json(folder / CONFIG_FILE, {**content.config, "base_model_name_or_path": base})
+    (folder / STAMP).unlink(missing_ok=True)  # of what was here before
+    if content.stamp:
+        add_to_stamp(folder, **content.stamp)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

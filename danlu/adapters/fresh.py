@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.attached import Adaptable
-from danlu.adapters.low_rank import DoRAEmbedding, LoRAEmbedding
+from danlu.adapters.low_rank_embedding import DoRAEmbedding, LoRAEmbedding
 from danlu.adapters.peft_low_rank import around
 from danlu.adapters.starts import pissa
 from danlu.adapters.targets import (

@@ -8,7 +8,7 @@ the `Attached` that it returns.
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,11 +31,13 @@ class AdapterSource:
         folder: where it is.
         config: its `adapter_config.json`.
         weights: its tensors.
+        stamp: its danlu.json; empty for what other tools wrote.
     """
 
     folder: Path
     config: Mapping[str, Any]
     weights: WeightFile
+    stamp: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class AdapterContent:
     Attributes:
         config: of `adapter_config.json`, without `base_model_name_or_path`.
         tensors: of `adapter_model.safetensors`.
+        stamp: noted in danlu.json, where the format of PEFT has no place for it.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    stamp: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AdapterMethod(Protocol):

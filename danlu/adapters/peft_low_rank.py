@@ -1,26 +1,21 @@
-"""LoRA of PEFT's files: published updates become ours, and ours published ones.
+"""LoRA of PEFT's files: published updates become ours.
 
 Where a published layer holds several of ours (a fused query_key_value), they share A as they do in
-the tool that wrote it. Layers of ours that were adapted apart are written as one update, their
-ranks stacked.
+the tool that wrote it. What `published_updates` wrote as one update is taken apart again.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from danlu.adapters.low_rank import (
-    DoRAEmbedding,
     DoRALinear,
-    LoRAEmbedding,
     LoRALinear,
     LoRAOnStoredLinear,
     SubtractedLoRALinear,
 )
+from danlu.adapters.low_rank_embedding import DoRAEmbedding, LoRAEmbedding
 from danlu.adapters.peft_reading import (
     Reading,
     from_pattern,
@@ -30,6 +25,7 @@ from danlu.adapters.peft_reading import (
     split_rows,
 )
 from danlu.adapters.peft_tensors import Parts
+from danlu.adapters.published_updates import UPDATES
 from danlu.adapters.starts import START, subtracts
 from danlu.adapters.targets import EMBEDDING
 from danlu.adapters.wrappers import original, stored_weight
@@ -47,7 +43,8 @@ def read_low_rank(reading: Reading, parts: Parts) -> None:
             continue
         entry = reading.entry(f"{name}.weight")
         if entry is not None and _fits(reading, name, tensors, entry, linears):
-            reading.wrappers += _wrap(reading.source.config, name, tensors, entry, linears)
+            record = checked_record(reading, name, entry, tensors["lora_A"].shape[0])
+            reading.wrappers += _wrap(reading.source.config, name, tensors, entry, linears, record)
     for name, tensors in parts.with_kinds("embedding_A", "embedding_B", "magnitude").items():
         if "lora_A" not in parts.modules[name] and "embedding_A" in tensors:
             _read_embedding(reading, name, tensors)
@@ -104,8 +101,11 @@ def _wrap(
     tensors: Mapping[str, Tensor],
     entry: Entry,
     linears: Mapping[str, LinearLike],
+    record: Mapping[str, Any] | None,
 ) -> list[tuple[str, LoRALinear]]:
-    """Return our adapted layers for one published layer; they share A."""
+    """Return our adapted layers for one published layer; they share A, if not told otherwise."""
+    if record is not None:
+        return _wrap_apart(config, name, tensors, entry, linears, record)
     names = owners(entry)
     first = linears[names[0]]
     shared_A = nn.Parameter(on_base(tensors["lora_A"], first))
@@ -128,6 +128,54 @@ def _wrap(
         )
         for owner, part, option in zip(names, parts_B, options, strict=True)
     ]
+
+
+def checked_record(
+    reading: Reading, name: str, entry: Entry, rank: int
+) -> Mapping[str, Any] | None:
+    """Return what Danlu noted of an update that it wrote stacked or converted; None if nothing."""
+    record = reading.source.stamp.get(UPDATES, {}).get(name)
+    if record is None:
+        return None
+    ranks = record.get("ranks")
+    if not isinstance(ranks, list) or len(ranks) != len(entry.ours) or sum(ranks) != rank:
+        reading.problems.append(f"danlu.json notes ranks {ranks} for {name}, which has {rank}")
+        return None
+    return dict(record)
+
+
+def _wrap_apart(
+    config: Mapping[str, Any],
+    name: str,
+    tensors: Mapping[str, Tensor],
+    entry: Entry,
+    linears: Mapping[str, LinearLike],
+    record: Mapping[str, Any],
+) -> list[tuple[str, LoRALinear]]:
+    """Return the layers as they were before they were written as one update."""
+    scale = scale_of(name, tensors["lora_A"].shape[0], config)
+    dropout = float(config.get("lora_dropout") or 0.0)
+    parts_B = split_rows(entry, tensors["lora_B"])
+    parts_m: list[Tensor] = []
+    if "magnitude" in tensors:
+        parts_m = split_rows(entry, tensors["magnitude"].reshape(-1, 1))
+    wrapped, begin = [], 0
+    for i, (owner, rank) in enumerate(zip(owners(entry), record["ranks"], strict=True)):
+        own = slice(begin, begin + rank)
+        begin += rank
+        if rank == 0:  # this layer had no update of its own
+            continue
+        base = linears[owner]
+        lora_A, lora_B = on_base(tensors["lora_A"][own], base), on_base(parts_B[i][:, own], base)
+        extra: dict[str, Any] = {}
+        if parts_m:
+            extra = {"magnitude": on_base(parts_m[i].reshape(-1), base)}
+        if record.get("subtracted"):
+            half = rank // 2
+            extra = {"start": (lora_A[half:], -lora_B[:, half:])}
+            lora_A, lora_B = lora_A[:half].contiguous(), lora_B[:, :half].contiguous()
+        wrapped.append((owner, around(base, lora_A, lora_B, scale, dropout, **extra)))
+    return wrapped
 
 
 def published_start(
@@ -206,93 +254,3 @@ def _read_embedding(reading: Reading, name: str, tensors: Mapping[str, Tensor]) 
         reading.wrappers.append((EMBEDDING, DoRAEmbedding(base, *own, scale, magnitude=magnitude)))
     else:
         reading.wrappers.append((EMBEDDING, LoRAEmbedding(base, *own, scale)))
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The update of one published layer: B A * scale, and the lengths of DoRA's rows."""
-
-    lora_A: Tensor
-    lora_B: Tensor
-    scale: float
-    magnitude: Tensor | None = None
-
-    @property
-    def rank(self) -> int:
-        """Rank of the update."""
-        return self.lora_A.shape[0]
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of a linear layer by their keys without prefix."""
-        found = {f"{name}.lora_A.weight": self.lora_A, f"{name}.lora_B.weight": self.lora_B}
-        if self.magnitude is not None:
-            found[f"{name}.lora_magnitude_vector"] = self.magnitude
-        return found
-
-
-@torch.no_grad()
-def published_updates(
-    adapted: Mapping[str, LoRALinear],
-    linears: Mapping[str, LinearLike],
-    entries: Mapping[str, Entry],
-) -> dict[str, LowRank]:
-    """Return the updates by the published layers that our adapted ones lie in."""
-    return {
-        name.removesuffix(".weight"): _published_update(entry, adapted, linears)
-        for name, entry in entries.items()
-        if name.endswith(".weight") and any(owner in adapted for owner in owners(entry))
-    }
-
-
-def _published_update(
-    entry: Entry, adapted: Mapping[str, LoRALinear], linears: Mapping[str, LinearLike]
-) -> LowRank:
-    """Return one update for all of a published layer; parts without one get one of zero."""
-    names = owners(entry)
-    layers = [adapted[name] for name in names if name in adapted]
-    factors = {name: adapted[name].factors() for name in names if name in adapted}
-    scale = layers[0].scale
-    if len({id(layer.lora_A) for layer in layers}) == 1 and len(layers) == len(names):
-        shared_A = factors[names[0]][0]
-        parts = [factors[name][1] for name in names]
-    else:
-        shared_A = torch.cat([lora_A for lora_A, _ in factors.values()])
-        parts = _in_columns(names, adapted, linears, shared_A.shape[0], scale)
-    joined_B = parts[0] if len(parts) == 1 else entry.arrangement.rows.join(parts)
-    return LowRank(shared_A, joined_B, scale, _magnitude(entry, adapted, linears))
-
-
-def _in_columns(
-    names: Sequence[str],
-    adapted: Mapping[str, LoRALinear],
-    linears: Mapping[str, LinearLike],
-    total_rank: int,
-    scale: float,
-) -> list[Tensor]:
-    """Return B of each layer in the columns of its own ranks among all."""
-    parts, begin = [], 0
-    for name in names:
-        if name not in adapted:
-            device = next(iter(adapted.values())).lora_B.device
-            parts.append(torch.zeros(linears[name].out_features, total_rank, device=device))
-            continue
-        own_B = adapted[name].factors()[1] * (adapted[name].scale / scale)
-        rank = own_B.shape[1]
-        parts.append(F.pad(own_B, (begin, total_rank - begin - rank)))
-        begin += rank
-    return parts
-
-
-def _magnitude(
-    entry: Entry, adapted: Mapping[str, LoRALinear], linears: Mapping[str, LinearLike]
-) -> Tensor | None:
-    """Return the lengths of all rows of a published layer, if any of it is DoRA's."""
-    names = owners(entry)
-    if not any(isinstance(adapted.get(name), DoRALinear) for name in names):
-        return None
-    lengths = []
-    for name in names:
-        layer = adapted.get(name)
-        plain_O = stored_weight(original(linears[name])).float().norm(dim=1)
-        lengths.append((layer.magnitude if isinstance(layer, DoRALinear) else plain_O)[:, None])
-    return entry.arrangement.rows.join(lengths).reshape(-1)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from danlu.adapters.attached import Adaptable
-from danlu.adapters.low_rank import DoRAEmbedding, LoRAEmbedding, LoRALinear
+from danlu.adapters.low_rank import LoRALinear
+from danlu.adapters.low_rank_embedding import DoRAEmbedding, LoRAEmbedding
 from danlu.adapters.method import AdapterContent
-from danlu.adapters.peft_low_rank import LowRank, published_updates
 from danlu.adapters.peft_rows import published_module, published_rows
 from danlu.adapters.peft_tensors import KEY_PREFIX
+from danlu.adapters.published_updates import UPDATES, LowRank, published_updates
 from danlu.adapters.targets import EMBEDDING
 from danlu.adapters.wrapping import Wrapping, plain_parameter
 from danlu.config.adapter import LoraConfig
@@ -44,8 +45,9 @@ def write_lora(
         "modules_to_save": whole or None,
         "trainable_token_indices": indices or None,
     }
-    found = {**tensors, **rows}
-    return AdapterContent(config, {f"{KEY_PREFIX}{key}": t for key, t in found.items()})
+    found = {f"{KEY_PREFIX}{key}": tensor for key, tensor in {**tensors, **rows}.items()}
+    records = {name: update.record for name, update in updates.items() if update.record}
+    return AdapterContent(config, found, {UPDATES: records} if records else {})
 
 
 def _is_turned(entry: Entry | None) -> bool:

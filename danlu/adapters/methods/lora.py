@@ -10,7 +10,8 @@ import torch
 
 from danlu.adapters.attached import Adaptable
 from danlu.adapters.fresh import fresh_replacements, fresh_updates
-from danlu.adapters.low_rank import LoRAEmbedding, LoRALinear
+from danlu.adapters.low_rank import LoRALinear
+from danlu.adapters.low_rank_embedding import LoRAEmbedding
 from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.adapters.peft_config import lora_problems
 from danlu.adapters.peft_low_rank import read_low_rank
