@@ -4,21 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from danlu.adapters.handling import lr_scales
-from danlu.commands.manifest import folder_hash
 from danlu.commands.policy import open_policy, open_reference, write_policy
 from danlu.commands.preferences import Preferences, batches_of, objective_of, read_all
 from danlu.commands.training import check_length, steps_of_epochs
+from danlu.commands.tuning import open_inputs
 from danlu.config.align import AlignRun
-from danlu.data.locating import data_files as files_of_source
-from danlu.errors import CheckpointError
 from danlu.files import atomic_folder, only_run
-from danlu.loading import load_tokenizer
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
-from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
 from danlu.train.loop import Job, train
-from danlu.train.manifest import data_files, parameter_counts, parents
+from danlu.train.manifest import parameter_counts, parents
 from danlu.train.precision import Masters
 from danlu.train.preference.source import ExampleSource
 from danlu.train.run_folder import RunFolder, RunResult
@@ -39,40 +35,12 @@ def run_align(run: AlignRun, progress: Progress | None = None) -> RunResult:
     progress = progress or Silent()
     output = "model" if run.adapter is None else "adapter"
     with only_run(Path(run.out)):
-        tokenizer, inputs = _open_inputs(run)
+        held_out = [] if run.data.held_out is None else [run.data.held_out]
+        sources = [*run.data.sources, *held_out]
+        others = {"reference.model": run.reference.model}
+        tokenizer, inputs = open_inputs(run, run.data.chat_format, sources, others)
         folder = RunFolder(Path(run.out), "align", run, inputs, output)
         return folder.finished() or _train(run, tokenizer, folder, inputs, progress)
-
-
-def _open_inputs(run: AlignRun) -> tuple[Tokenizer, dict[str, Any]]:
-    """Return the tokenizer, and the hashes of everything the run is made of."""
-    base = _folder("model", run.model)
-    tokenizer = load_tokenizer(base, run.family)
-    check_stamp(base, tokenizer)
-    others = {"reference.model": run.reference.model, "warm_start": run.warm_start}
-    found = {key: _folder(key, path) for key, path in others.items() if path is not None}
-    if run.warm_start is not None:
-        tokenizer = tokenizer_of_adapter(found["warm_start"], tokenizer)
-    if run.data.chat_format is not None:
-        tokenizer = tokenizer.with_chat_format(run.data.chat_format)
-    held_out = [] if run.data.held_out is None else [run.data.held_out]
-    files = [file for one in [*run.data.sources, *held_out] for file in files_of_source(one)]
-    hashes = {key: {"path": str(at), "sha256": folder_hash(at)} for key, at in found.items()}
-    return tokenizer, {
-        "data": data_files(map(str, files)),
-        "tokenizer": tokenizer.fingerprint(),
-        "model": {"path": run.model, "sha256": folder_hash(base)},
-        **hashes,
-    }
-
-
-def _folder(key: str, path: str) -> Path:
-    if not Path(path).is_dir():
-        raise CheckpointError(
-            f"There is no folder '{path}'; expected that of a checkpoint or adapter. "
-            f"Correct `{key}` in the run file."
-        )
-    return Path(path)
 
 
 def _train(

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.handling import train_only
-from danlu.commands.training import training_device, write_model
+from danlu.commands.training import training_device
+from danlu.commands.tuning import masters_of, open_tuned, stamp_adapter, write_tuned
 from danlu.config.align import AlignRun
 from danlu.config.objective import RewardConfig
 from danlu.data.preferences import Example
 from danlu.errors import ConfigError
-from danlu.loading import attach_adapter, load_adapter, load_decoder, save_adapter
+from danlu.loading import load_decoder
 from danlu.loading.reward import put_score_head, save_reward_adapter, save_reward_model
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
@@ -31,19 +31,11 @@ def open_policy(run: AlignRun, tokenizer: Tokenizer) -> tuple[Decoder, Masters]:
         ConfigError: if a reward model would lose what the adapter says of the head.
         AdapterError, CheckpointError: if adapter or model do not fit.
     """
-    device, dtype = training_device(run.train), DTYPES[run.train.precision]
     generator = torch.Generator().manual_seed(run.seed)
-    stored = torch.float32 if run.adapter is None else dtype
-    decoder = load_decoder(run.model, stored, device, quantize=run.quantize, family=run.family)
-    if run.adapter is not None and run.warm_start is not None:
-        load_adapter(decoder, run.warm_start)
-        train_only(decoder)
-    elif run.adapter is not None:
-        attach_adapter(decoder, run.adapter, generator, tokenizer=tokenizer)
+    decoder = open_tuned(run, run.train, tokenizer, generator)
     if isinstance(run.objective, RewardConfig):
         _replace_head(decoder, generator)
-    decoder.to(device)
-    return decoder, Masters(decoder, dtype if run.adapter is None else None)
+    return decoder, masters_of(run, decoder, run.train)
 
 
 def _replace_head(decoder: Decoder, generator: torch.Generator) -> None:
@@ -108,14 +100,13 @@ def write_policy(
         OutputError: if the folder cannot be written.
     """
     chat_format = run.data.chat_format
-    is_reward = isinstance(run.objective, RewardConfig)
-    if run.adapter is not None:
-        (save_reward_adapter if is_reward else save_adapter)(decoder, folder, run.model)
-        write_stamp(folder, tokenizer, chat_format, run.family)
-    elif is_reward:
-        _write_reward_model(run, decoder, masters, tokenizer, folder)
+    if not isinstance(run.objective, RewardConfig):
+        write_tuned(run, run.train, decoder, masters, tokenizer, folder, chat_format)
+    elif run.adapter is not None:
+        save_reward_adapter(decoder, folder, run.model)
+        stamp_adapter(run, tokenizer, folder, chat_format)
     else:
-        write_model(decoder, masters, tokenizer, folder, run.train, chat_format)
+        _write_reward_model(run, decoder, masters, tokenizer, folder)
 
 
 def _write_reward_model(

@@ -4,7 +4,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from danlu.config.adapter import AdapterConfig, LoraConfig
 from danlu.config.base import Config
 from danlu.config.data import DataSource
 from danlu.config.objective import (
@@ -16,8 +15,8 @@ from danlu.config.objective import (
     RewardConfig,
     SimpoConfig,
 )
-from danlu.config.quantize import QuantScheme
 from danlu.config.train import TrainOptions
+from danlu.config.tuning import Tuning
 
 Source = str | DataSource
 
@@ -75,27 +74,12 @@ class ReferenceConfig(Config):
     )
 
 
-class AlignRun(Config):
+class AlignRun(Tuning):
     """A model that is taught what people prefer, with an adapter or whole."""
 
-    out: str = Field(description="output folder of the run", examples=["runs/align"])
-    seed: int = Field(0, ge=0, description="decides adapter weights, order of rows and dropout")
-    model: str = Field(description="folder of the model", examples=["runs/finetune/merged"])
-    family: str | None = Field(
-        None, description="family of the model, where its config.json does not tell it"
-    )
     data: AlignData = Field(description="what it reads")
     objective: ObjectiveConfig = Field(
         default_factory=DpoConfig, description="what it learns from preferences"
-    )
-    adapter: AdapterConfig | None = Field(
-        default_factory=LoraConfig, description="the adapter; null: train every weight"
-    )
-    quantize: str | QuantScheme | None = Field(
-        None, description="few bits for the base under an adapter (Q-LoRA), such as nf4; null: none"
-    )
-    warm_start: str | None = Field(
-        None, description="folder of an adapter to go on with, such as that of a fine-tuning"
     )
     reference: ReferenceConfig = Field(
         default_factory=ReferenceConfig, description="what dpo and kto compare the model with"
@@ -120,7 +104,7 @@ class AlignRun(Config):
         return self.reference.model is not None or not is_fresh_adapter
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_reference(self) -> Self:
         problems = [problem for wrong, problem in _problems(self) if wrong]
         if problems:
             raise ValueError("; ".join(problems))
@@ -132,19 +116,6 @@ def _problems(run: AlignRun) -> list[tuple[bool, str]]:
     method, reference = run.objective.method, run.reference
     alone = reference.precompute is False and reference.model is None
     return [
-        (
-            run.quantize is not None and run.adapter is None,
-            "quantize needs an adapter, since rounded weights are not trained",
-        ),
-        (
-            run.warm_start is not None and run.adapter is None,
-            "warm_start needs an adapter; merge the earlier one to train every weight",
-        ),
-        (
-            run.warm_start is not None and run.adapter != LoraConfig(),
-            "adapter would do nothing: with warm_start the adapter is the one in that folder; "
-            "leave it out",
-        ),
         (
             not run.needs_reference and reference != ReferenceConfig(),
             f"reference would do nothing: {method} compares with no other model here",

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from danlu.config.quantize import QuantScheme
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
 from danlu.files import atomic_file, write_json
 from danlu.hub import resolve
@@ -99,6 +100,7 @@ def load_reward_model(
     device: str | torch.device = "cpu",
     base: str | Path | None = None,
     family: str | None = None,
+    quantize: str | QuantScheme | None = None,
 ) -> Decoder:
     """Return a reward model: a decoder whose `logits` are one score, in evaluation mode.
 
@@ -109,6 +111,7 @@ def load_reward_model(
         device: where they go.
         base: the model that an adapter belongs to; None: the one that it names.
         family: name of the family, where config.json does not tell it.
+        quantize: what the base of an adapter was rounded to while it was trained.
 
     Raises:
         CheckpointError: with everything that is missing, left over or misshapen.
@@ -119,7 +122,7 @@ def load_reward_model(
         return _read_whole(path, dtype, torch.device(device), family).eval()
     named = json.loads((path / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
     model = base or named["base_model_name_or_path"]
-    decoder = load_decoder(model, dtype, device, adapter=path, family=family)
+    decoder = load_decoder(model, dtype, device, path, quantize, family)
     if not (path / HEAD_FILE).is_file():
         raise CheckpointError(
             f"'{path}' has no {HEAD_FILE}; expected the adapter of a reward model, as `danlu "
