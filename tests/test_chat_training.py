@@ -1,6 +1,7 @@
 """Conversations to learn from: labels, weights, and what goes where one is too long."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_weights() -> None:
     assert train(with_key(1, weight=1)).weights is None
 
 
-def test_training_keys_reach_no_template(tmp_path: Any) -> None:
+def test_training_keys_reach_no_template(tmp_path: Path) -> None:
     template = tmp_path / "shows_keys.jinja"
     template.write_text("{% for m in messages %}[{{ m | length }}{{ m.content }}]{% endfor %}")
     messages = with_key(1, loss=False, weight=2)
@@ -263,3 +264,74 @@ def test_whatever_is_kept_fits_and_is_right(
     assert all(label in (NOT_LEARNED, whole.labels[i]) for i, label in enumerate(text.labels))
     first = next(i for i, label in enumerate(text.labels) if label != NOT_LEARNED)
     assert first == len(prompt) or learn == "answers"
+
+
+@pytest.mark.parametrize("messages", [[], None, "hi", [None], [{"role": "user"}], [3]])
+def test_what_is_no_conversation_is_refused(messages: Any) -> None:
+    for name in ("chatml", "chatglm-6b", "qwen3-chat"):
+        with pytest.raises(TokenizerError, match=r"[Cc]onversation"):
+            train(messages, name)
+
+
+THINKING = {"role": "assistant", "content": "<think>\nhm\n</think>\n\ndog"}
+# What each published template does with several rounds, and where an answer had thoughts.
+TEMPLATES = {
+    "glm4": (True, True),
+    "glm4moe": (True, False),
+    "llama3": (True, True),
+    "llama3_1": (True, True),
+    "qwen2_5": (True, True),
+    "qwen3": (False, False),
+    "qwen3_instruct_2507": (True, True),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_published_templates(shared: Path, name: str) -> None:
+    """Learned where prefix-stable, else refused with the place; last answers always."""
+    folder = shared / "data/chat/templates"
+    assert sorted(path.stem for path in folder.glob("*.jinja")) == sorted(TEMPLATES)
+    template = str(folder / f"{name}.jinja")
+    thoughtful = [TALK[0], THINKING, *TALK[2:]]
+    for messages, is_stable in zip((TALK, thoughtful), TEMPLATES[name], strict=True):
+        if not is_stable:
+            with pytest.raises(
+                TokenizerError, match=r"not prefix-stable: messages\[:.\] alone and"
+            ):
+                train(messages, template)
+            spared = [{**m, "loss": False} if i == 1 else m for i, m in enumerate(messages)]
+            assert learned(train(spared, template)) == learned(
+                train(messages, template, learn="last")
+            )
+        text = train(messages, template, learn="answers" if is_stable else "last")
+        for end in (1, 3) if is_stable else (3,):
+            prompt = TOKENIZER.render_chat(messages[:end], format=template).ids
+            assert text.rendered.ids[: len(prompt)] == prompt
+            assert text.labels[len(prompt)] == text.rendered.ids[len(prompt)]
+            assert text.labels[len(prompt) - 1] == NOT_LEARNED
+        assert "egg" in learned(text)
+        assert ("dog" in learned(text)) == is_stable
+
+
+def test_generation_markers_are_believed(tmp_path: Path) -> None:
+    """Also where the template is not prefix-stable, if they are one for each answer."""
+    body = "{{ m.content }}{{ '!' if loop.last }}<|im_end|>"
+    marked = f"{{% generation %}}{body}{{% endgeneration %}}"
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}MARKED"
+        "{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template, plain = tmp_path / "marked.jinja", tmp_path / "plain.jinja"
+    template.write_text(source.replace("MARKED", marked))
+    plain.write_text(source.replace("MARKED", body))
+    text = train(TALK, str(template))
+    assert learned(text) == "dog<|im_end|>egg!<|im_end|>"
+    assert learned(train(TALK, str(template), learn="last")) == "egg!<|im_end|>"
+    with pytest.raises(TokenizerError, match="not prefix-stable"):
+        train(TALK, str(plain))
+    last = train(TALK, str(plain), learn="last")
+    assert last.rendered.text == text.rendered.text
+    template.write_text(source.replace("MARKED", marked + "{% generation %}x{% endgeneration %}"))
+    with pytest.raises(TokenizerError, match="not prefix-stable"):
+        train(TALK, str(template))

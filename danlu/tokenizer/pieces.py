@@ -8,6 +8,8 @@ from functools import cache
 from itertools import accumulate, pairwise
 
 SPACE = "\u2581"  # the visible space of sentencepiece
+_INNER = bytes(range(0x80, 0xC0))  # the bytes of a character in UTF-8 after its first
+_INNER_BYTES = frozenset(bytes([byte]) for byte in _INNER)
 
 
 @cache
@@ -40,3 +42,16 @@ def piece_bytes(piece: str) -> bytes:
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return bytes([int(piece[3:5], 16)])
     return piece.replace(SPACE, " ").encode()
+
+
+def character_spans(pieces: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return the (start, end) characters of each piece of a text in UTF-8.
+
+    Pieces that share a character all have it in their span.
+    """
+    ends = list(accumulate((len(piece.translate(None, _INNER)) for piece in pieces), initial=0))
+    starts = ends[:-1]
+    if ends[-1] < sum(map(len, pieces)):  # there are characters of several bytes
+        pairs = zip(starts, pieces, strict=True)
+        starts = [start - (piece[:1] in _INNER_BYTES) for start, piece in pairs]
+    return list(zip(starts, ends[1:], strict=True))

@@ -6,6 +6,7 @@ and compared.
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,8 @@ def enclosed_answers(
         if text.startswith(answers.header, span.start)
     ]
     numbered = zip(starts, answers_of(messages), strict=False)  # a prompt's header has no message
-    closed = [(start, [end for end in ends if end > start], turn) for start, turn in numbered]
-    return [LearnedSpan(start, min(after), turn) for start, after, turn in closed if after]
+    closed = [(start, bisect_right(ends, start), turn) for start, turn in numbered]
+    return [LearnedSpan(start, ends[at], turn) for start, at, turn in closed if at < len(ends)]
 
 
 def without_thoughts(layout: Layout, messages: Sequence[Message]) -> dict[int, str]:

@@ -1,11 +1,17 @@
 """Which tokens of a rendered conversation are learned, and how much each counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from danlu.errors import TokenizerError, bullet_list
-from danlu.tokenizer.chat.chat_format import CONTROL, NOT_LEARNED, ChatFormat, Message, Rendered
+from danlu.tokenizer.chat.chat_format import (
+    CONTROL,
+    NOT_LEARNED,
+    ChatFormat,
+    Message,
+    Rendered,
+)
 from danlu.tokenizer.chat.messages import role_of
 
 Learn = Literal["answers", "last", "all"]
@@ -38,7 +44,7 @@ def _is_weight(weight: object) -> bool:
 
 
 def _key(message: Message, name: str, default: object) -> object:
-    found = message.get(name) if hasattr(message, "get") else None
+    found = message.get(name) if isinstance(message, Mapping) else None
     return default if found is None else found
 
 
@@ -59,7 +65,13 @@ def learned_turns(messages: Sequence[Message], learn: Learn) -> set[int]:
 
 
 def _told(messages: Sequence[Message], value: bool) -> set[int]:
-    return {index for index, message in enumerate(messages) if _loss(message) is value}
+    return {
+        index
+        for index, message in enumerate(messages)
+        if isinstance(message, dict | Mapping)  # the first alternative is found much faster
+        and ("loss" in message or "weight" in message)
+        and _loss(message) is value
+    }
 
 
 def check_learnable(messages: Sequence[Message], learn: Learn, form: ChatFormat) -> None:

@@ -7,13 +7,15 @@ own begins.
 """
 
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from danlu.tokenizer.chat.chat_format import (
     CONTROL,
+    NO_TURN,
     NOT_LEARNED,
     ContentSpan,
     ControlSpan,
@@ -21,11 +23,11 @@ from danlu.tokenizer.chat.chat_format import (
     LearnedSpan,
     Rendered,
 )
+from danlu.tokenizer.model import Encoded
 
 if TYPE_CHECKING:
     from danlu.tokenizer.base import Tokenizer
 
-_NOBODY = ContentSpan(0, 0, CONTROL)
 _start = attrgetter("start")
 
 
@@ -35,38 +37,69 @@ def render_layout(tokenizer: "Tokenizer", layout: Layout) -> Rendered:
     after_control = False
     for start, end, control in _runs(layout):
         if control is not None:
-            rendered.ids.append(control.token_id)
-            rendered.spans.append((start, end))
+            _add_control(rendered, layout, control)
         else:
             begins = start == 0 or start in layout.beginnings
             prefix = begins or (after_control and tokenizer.model.prefix_after_control)
             encoded = tokenizer.encode_spans(layout.text[start:end], prefix=prefix)
-            rendered.ids.extend(encoded.ids)
-            rendered.spans.extend((start + a, start + b) for a, b in encoded.spans)
-        _describe(rendered, layout, start, control)
+            _add_text(rendered, layout, start, encoded)
         after_control = control is not None
     return rendered
 
 
-def _describe(rendered: Rendered, layout: Layout, start: int, control: ControlSpan | None) -> None:
-    """Say of the ids of the run from `start` whose they are, and whether they are learned."""
-    first = len(rendered.loss_mask)
-    ids, spans = rendered.ids[first:], rendered.spans[first:]
+def _add_control(rendered: Rendered, layout: Layout, control: ControlSpan) -> None:
+    """Add a control token; whether it is learned its place tells, or itself if it is not shown."""
+    shown = control.end > control.start
+    learned = _covering(layout.learned, control.start) if shown else None
+    learn = learned is not None if shown else control.learn
+    label = NOT_LEARNED if control.label is None else control.label
+    rendered.ids.append(control.token_id)
+    rendered.spans.append((control.start, control.end))
+    rendered.roles.append(CONTROL)
+    rendered.loss_mask.append(learn)
+    rendered.turns.append(control.turn if learned is None else learned.turn)
+    rendered.labels.append(control.token_id if learn else label)
+
+
+def _add_text(rendered: Rendered, layout: Layout, start: int, encoded: Encoded) -> None:
+    """Add the tokens of a run of text, which is learned as a whole or not at all."""
+    ids, count = encoded.ids, len(encoded.ids)
+    spans = [(start + a, start + b) for a, b in encoded.spans] if start else encoded.spans
     learned = _covering(layout.learned, start)
-    if control is not None:
-        shown = control.end > control.start
-        learn = learned is not None if shown else control.learn
-        label = NOT_LEARNED if control.label is None else control.label
-        rendered.roles.append(CONTROL)
-        rendered.turns.append(learned.turn if shown and learned else control.turn)
-        rendered.labels.append(control.token_id if learn else label)
-    else:
-        learn = learned is not None
-        owners = [_owner(layout.contents, *span) for span in spans]
-        rendered.roles.extend([owner.role for owner in owners])
-        rendered.turns.extend([learned.turn if learned else owner.turn for owner in owners])
-        rendered.labels.extend(ids if learn else [NOT_LEARNED] * len(ids))
-    rendered.loss_mask.extend([learn] * len(ids))
+    learn = learned is not None
+    turns = [NO_TURN if learned is None else learned.turn] * count
+    roles = [CONTROL] * count
+    for content, first, last in _contents_in(layout, spans):
+        roles[first:last] = [content.role] * (last - first)
+        if learned is None:
+            turns[first:last] = [content.turn] * (last - first)
+    rendered.ids.extend(ids)
+    rendered.spans.extend(spans)
+    rendered.roles.extend(roles)
+    rendered.loss_mask.extend([learn] * count)
+    rendered.turns.extend(turns)
+    rendered.labels.extend(ids if learn else [NOT_LEARNED] * count)
+
+
+def _contents_in(
+    layout: Layout, spans: list[tuple[int, int]]
+) -> Iterator[tuple[ContentSpan, int, int]]:
+    """Yield the contents that tokens begin in or, after a space, run into, with these tokens.
+
+    Tokens are in order, and so are contents; a token that begins in one and runs into the next is
+    counted to both, and belongs to the later one.
+    """
+    if not spans:
+        return
+    starts = [start for start, _ in spans]
+    lasts = [max(start, end - 1) for start, end in spans]
+    first = max(bisect_right(layout.contents, starts[0], key=_start) - 1, 0)
+    for content in itertools.islice(layout.contents, first, None):
+        if content.start > lasts[-1]:
+            return
+        found = bisect_left(lasts, content.start), bisect_left(starts, content.end)
+        if found[0] < found[1]:
+            yield content, *found
 
 
 def with_spelled_controls(tokenizer: "Tokenizer", layout: Layout) -> Layout:
@@ -92,7 +125,7 @@ def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
     position = 0
     end_of_text = ControlSpan(len(layout.text), len(layout.text), -1)
     for control in [*layout.controls, end_of_text]:
-        inside = [cut for cut in cuts if position < cut < control.start]
+        inside = cuts[bisect_right(cuts, position) : bisect_left(cuts, control.start)]
         edges = [position, *inside, control.start]
         runs += [(a, b, None) for a, b in itertools.pairwise(edges) if a < b]
         if control is not end_of_text:
@@ -104,11 +137,3 @@ def _runs(layout: Layout) -> list[tuple[int, int, ControlSpan | None]]:
 def _covering(spans: list[LearnedSpan], position: int) -> LearnedSpan | None:
     index = bisect_right(spans, position, key=_start) - 1
     return spans[index] if index >= 0 and position < spans[index].end else None
-
-
-def _owner(contents: list[ContentSpan], start: int, end: int) -> ContentSpan:
-    """Return the content that a token begins in or, after a space, runs into."""
-    index = bisect_right(contents, max(start, end - 1), key=_start) - 1
-    if index >= 0 and start < contents[index].end:
-        return contents[index]
-    return _NOBODY
