@@ -237,7 +237,8 @@ def test_a_run_file_says_what_to_look_at(folder: Path, tmp_path: Path, capsys: C
     run = tmp_path / "run.yaml"
     run.write_text(
         f"out: {tmp_path / 'out'}\nmodel: {folder}\n"
-        f"data:\n  instructions: {path}\n  max_seq_len: 64\ntrain:\n  epochs: 1\n"
+        f"data:\n  instructions: {path}\n  max_seq_len: 64\n  learn: last\n  long: truncate\n"
+        "train:\n  epochs: 1\n"
     )
     shown = printed(capsys, "data", "inspect", run)
     assert "longest row     64 tokens" in shown
@@ -250,6 +251,15 @@ def test_a_run_file_says_what_to_look_at(folder: Path, tmp_path: Path, capsys: C
     )
     path.with_suffix(".txt").write_text("The cat sat\n")
     assert "text, " in printed(capsys, "data", "inspect", run)
+    pair = {"prompt": "cat?", "chosen": "dog", "rejected": "egg"}
+    pairs = rows_file(tmp_path, pair)
+    run.write_text(
+        f"out: {tmp_path / 'out'}\nmodel: {folder}\n"
+        f"data:\n  preferences: {pairs}\ntrain:\n  epochs: 1\n"
+    )
+    assert "rejected answer, " in printed(capsys, "data", "inspect", run)
+    run.write_text(f"out: {tmp_path / 'out'}\nmodel: {folder}\n")
+    assert "one of corpus, instructions, preferences" in complained(capsys, "data", "inspect", run)
 
 
 @pytest.mark.parametrize(

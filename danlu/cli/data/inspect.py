@@ -57,9 +57,9 @@ def command(
         typer.Option(help="Row shape, such as alpaca; default: told by each row's content."),
     ] = None,
     learn: Annotated[
-        Literal["answers", "last", "all"],
-        typer.Option(help="What is learned: every answer, the last one, or every token."),
-    ] = "answers",
+        Literal["answers", "last", "all"] | None,
+        typer.Option(help="What is learned: every answer (default), the last one, or every token."),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=2, help="Shorten longer rows to so many tokens.")
     ] = None,
@@ -102,7 +102,7 @@ def _plan(
     family: str | None,
     format: str | None,
     shape: str | None,
-    learn: Literal["answers", "last", "all"],
+    learn: Literal["answers", "last", "all"] | None,
     max_tokens: int | None,
 ) -> "Plan":
     from danlu.commands.data_inspect import Plan, plan_of_run
@@ -116,7 +116,13 @@ def _plan(
             "`danlu data inspect --model MODEL --data rows.jsonl`."
         )
     if run_file is not None:
-        unused = {"--format": format, "--shape": shape, "--max-tokens": max_tokens}
+        unused = {
+            "--family": family,
+            "--format": format,
+            "--shape": shape,
+            "--learn": learn,
+            "--max-tokens": max_tokens,
+        }
         named = [name for name, value in unused.items() if value is not None]
         if named:
             raise ConfigError(
@@ -126,7 +132,7 @@ def _plan(
         return plan_of_run(run_file, overrides)
     assert model is not None
     sources = [DataSource(path=path, format=shape) for path in data]
-    return Plan(model, sources, family, format, learn, max_tokens)
+    return Plan(model, sources, family, format, learn or "answers", max_tokens)
 
 
 def _print_findings(inspection: "Inspection") -> None:

@@ -1,15 +1,17 @@
 """What is to be looked at: the data of a run file, or files beside a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from danlu.config.align import AlignRun
 from danlu.config.base import Config
 from danlu.config.data import DataSource
 from danlu.config.load import load_config
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.config.yaml_text import parse_yaml
+from danlu.data.locating import as_source
 from danlu.errors import ConfigError
 from danlu.tokenizer.chat.training import Learn, Long
 
@@ -38,41 +40,64 @@ class Plan:
 
 
 def plan_of_run(path: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Return what a run file would train on.
+    """Return what a run file would train on: a pre-training, a fine-tuning or an alignment.
 
     Raises:
-        ConfigError: if it is not the file of a fine-tuning or a pre-training, or is wrong.
+        ConfigError: if it is none of them, or is wrong.
     """
-    kind = _kind_of_run(path)
-    run = load_config(kind, path, overrides)
-    if isinstance(run, PretrainRun):
-        sources = [DataSource(path=corpus) for corpus in run.data.corpus_paths]
-        return Plan(run.tokenizer, sources, max_tokens=run.data.max_seq_len)
-    assert isinstance(run, FinetuneRun)
+    plan, kind = _kind_of_run(path)
+    return plan(load_config(kind, path, overrides))
+
+
+def _of_pretraining(run: PretrainRun) -> Plan:
+    return Plan(run.tokenizer, run.data.corpus, max_tokens=run.data.max_seq_len)
+
+
+def _of_finetuning(run: FinetuneRun) -> Plan:
     data = run.data
     return Plan(
         run.model,
-        [DataSource(path=instructions) for instructions in data.instruction_paths],
+        data.instructions,
         run.family,
         data.chat_format,
-        max_tokens=data.max_seq_len,
-        long="drop",
+        data.learn,
+        data.max_seq_len,
+        data.long,
+        data.template_options,
     )
 
 
-def _kind_of_run(path: Path) -> type[Config]:
-    """Return the class of a run file: a pre-training reads a corpus."""
+def _of_alignment(run: AlignRun) -> Plan:
+    data = run.data
+    return Plan(
+        run.model,
+        [as_source(source) for source in data.sources],
+        run.family,
+        data.chat_format,
+        "last",
+        data.max_seq_len,
+        data.long,
+    )
+
+
+KINDS: dict[str, tuple[Callable[[Any], Plan], type[Config]]] = {  # by a key of the section `data`
+    "corpus": (_of_pretraining, PretrainRun),
+    "instructions": (_of_finetuning, FinetuneRun),
+    "preferences": (_of_alignment, AlignRun),
+}
+
+
+def _kind_of_run(path: Path) -> tuple[Callable[[Any], Plan], type[Config]]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), f"'{path}'")
     except (OSError, UnicodeDecodeError):
-        return FinetuneRun  # whose loading tells what is wrong with the file
-    if not isinstance(values, dict):
-        return FinetuneRun
-    values = values.get("config", values)
+        return KINDS["instructions"]  # whose loading tells what is wrong with the file
+    values = values.get("config", values) if isinstance(values, dict) else {}
     data = values.get("data")
-    if not isinstance(data, dict):
+    found = [key for key in KINDS if isinstance(data, dict) and key in data]
+    if not found:
         raise ConfigError(
-            f"'{path}' has no section `data`; expected the run file of a training. "
-            "`danlu init` writes one; or give --model and --data."
+            f"'{path}' does not say what to train on; expected a section `data` with one of "
+            f"{', '.join(KINDS)}. `danlu init` writes a run file; or give --model and --data."
         )
-    return PretrainRun if "corpus" in data else FinetuneRun
+    return KINDS[found[0]]
