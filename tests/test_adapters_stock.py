@@ -153,3 +153,31 @@ def test_what_stock_tools_write_is_read(
     with torch.inference_mode():
         wanted = model(IDS).logits
     assert_close(full(load_decoder(bases[family], adapter=tmp_path), IDS), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "gate_proj", "up_proj", "down_proj"]])
+def test_experts_go_both_ways(targets: Any, bases: dict[str, Path], tmp_path: Path) -> None:
+    """Stock transformers holds all experts in one parameter; adapters of it are read and written."""
+    from peft import LoraConfig as Stock
+    from peft import PeftModel, get_peft_model
+
+    base = tiny_checkpoint(tmp_path / "base", "qwen3_moe")
+    torch.manual_seed(0)
+    config = Stock(task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=targets)
+    model = get_peft_model(stock(base), config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "theirs")
+    with torch.inference_mode():
+        wanted = model(IDS).logits
+    assert_close(full(load_decoder(base, adapter=tmp_path / "theirs"), IDS), wanted, 1e-5)
+
+    decoder = load_decoder(base)
+    attached(decoder, LoraConfig(lora_rank=3, targets=targets))
+    adapted = full(moved(decoder), IDS)
+    save_adapter(decoder, tmp_path / "ours", base)
+    opened = PeftModel.from_pretrained(stock(base), tmp_path / "ours").eval()
+    with torch.inference_mode():
+        assert_close(opened(IDS).logits, adapted, 1e-5)

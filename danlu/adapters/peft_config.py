@@ -20,6 +20,7 @@ IGNORED: Mapping[str, str] = {
     "fan_in_fan_out": "how the base stores a weight, which its family knows",
     "target_modules": "the tensors tell what is adapted; none of a kind may be missing",
     "feedforward_modules": "the tensors tell whose inputs are scaled",
+    "target_parameters": "the tensors tell which experts and routers are adapted",
     "exclude_modules": "the tensors tell what is adapted",
     "layers_to_transform": "the tensors tell what is adapted",
     "layers_pattern": "the tensors tell what is adapted",
@@ -49,7 +50,6 @@ REFUSED: Mapping[str, str] = {
     "kasa_config": "it changes the base's singular values",
     "velora_config": "it compresses what it is trained on",
     "monteclora_config": "it draws its weights",
-    "target_parameters": "it adapts parameters that are no layers",
     "enable_lora": "it adapts parts of a fused layer",
 }
 LORA_KEYS = (

@@ -14,6 +14,7 @@ from danlu.adapters.low_rank import LoRALinear
 from danlu.adapters.low_rank_embedding import LoRAEmbedding
 from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.adapters.peft_config import lora_problems
+from danlu.adapters.peft_experts import spread_experts
 from danlu.adapters.peft_low_rank import read_low_rank
 from danlu.adapters.peft_reading import Reading, missing_targets, read_replacements
 from danlu.adapters.peft_rows import fresh_rows, read_rows
@@ -58,6 +59,7 @@ class Lora:
         if not reading.problems:
             parts = read_parts(source.weights)
             reading.unknown(parts, "factors")
+            spread_experts(reading, parts)
             read_low_rank(reading, parts)
             read_replacements(reading, parts)
             read_rows(reading, parts)
