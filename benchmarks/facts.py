@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16")
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-PRIVATE_OPTIONS = ("--work", "--out", "--checkpoint")
+PRIVATE_OPTIONS = ("--work", "--out", "--checkpoint", "--data", "--tokenizer")
 
 
 def environment_facts() -> dict[str, str]:

@@ -6,15 +6,14 @@ folder), `data` (file of token documents), `rows` (per batch; None: the plan's),
 
 import json
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from benchmarks.step_times import Clock, StepTimes
 from benchmarks.worker import Answer, options_of_worker, serve
 from danlu.commands.tour.plan import TourPlan, default_plan
 from danlu.config.train import TrainOptions
@@ -53,21 +52,16 @@ class Stack(ABC):
         self.documents: list[tuple[list[int], list[bool] | None]] = json.loads(
             Path(data).read_text(encoding="utf-8")
         )
-        self.ends: list[float] = []
-        self.counts: list[tuple[int, int]] = []
 
     @abstractmethod
-    def train(self, steps: int) -> None:
-        """Make `steps` steps; note the time after each in `ends`, real and learned in `counts`."""
+    def train(self, steps: int, times: StepTimes) -> None:
+        """Make `steps` steps; note the time after each, and its tokens."""
 
     def measure(self, steps: int) -> Answer:
         """Return real and learned tokens per second of `steps` steps after the warm-up."""
-        self.ends.clear()
-        self.counts.clear()
-        self.train(self.warm_ups + steps)
-        seconds = self.ends[-1] - self.ends[self.warm_ups - 1]
-        tokens, targets = (sum(column) for column in zip(*self.counts[-steps:], strict=True))
-        return {"tokens_per_s": tokens / seconds, "targets_per_s": targets / seconds}
+        times = StepTimes()
+        self.train(self.warm_ups + steps, times)
+        return times.speeds(self.warm_ups)
 
 
 class DanluStack(Stack):
@@ -103,7 +97,7 @@ class DanluStack(Stack):
         attach_adapter(decoder, self.plan.adapter, torch.Generator().manual_seed(SEED))
         return decoder, Masters(decoder)
 
-    def train(self, steps: int) -> None:
+    def train(self, steps: int, times: StepTimes) -> None:
         """Run the loop in a new folder; its checkpoint comes after the last step's time."""
         from danlu.commands.training import training_job
         from danlu.train.loop import METRICS, train
@@ -114,27 +108,9 @@ class DanluStack(Stack):
         )
         job = training_job(self._decoder, self._masters, self._rows, options, SEED)
         with tempfile.TemporaryDirectory(prefix="danlu-benchmark-") as folder:
-            train(job, Path(folder), _Clock(self.ends))
+            train(job, Path(folder), Clock(times))
             records = read_metrics(Path(folder) / METRICS)
-        self.counts += [(int(line["tokens"]), int(line["targets"])) for line in records]
-
-
-class _Clock:
-    """The progress that notes when each step ended."""
-
-    def __init__(self, ends: list[float]) -> None:
-        self._ends = ends
-
-    def start(self, what: str, total: int | None) -> None:
-        """Do nothing."""
-
-    def advance(self, done: int, note: str = "") -> None:
-        """Note the time; `done` is 0 before the first step."""
-        if done:
-            self._ends.append(time.perf_counter())
-
-    def finish(self) -> None:
-        """Do nothing."""
+        times.counts += [(int(line["tokens"]), int(line["targets"])) for line in records]
 
 
 class TransformersStack(Stack):
@@ -190,51 +166,28 @@ class TransformersStack(Stack):
             ),
         )
 
-    def train(self, steps: int) -> None:
+    def train(self, steps: int, times: StepTimes) -> None:
         """Run a new Trainer without logging, evaluating and saving."""
+        from benchmarks.stock_trainer import timed_trainer
+
+        options = self.options
         with tempfile.TemporaryDirectory(prefix="danlu-benchmark-") as folder:
-            self._trainer(steps, folder).train()
-
-    def _trainer(self, steps: int, folder: str) -> Any:
-        from transformers import Trainer, TrainerCallback, TrainingArguments
-
-        ends, counts, options = self.ends, self.counts, self.options
-
-        class Clock(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                ends.append(time.perf_counter())
-
-        class Counting(Trainer):
-            def training_step(self, model: Any, inputs: Any, *rest: Any) -> Tensor:
-                counts.append(_count(inputs))
-                return super().training_step(model, inputs, *rest)
-
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=self.rows,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="cosine",
-            weight_decay=options.weight_decay,
-            adam_beta2=options.betas[1],
-            max_grad_norm=options.max_grad_norm or 0.0,
-            optim="adamw_torch_fused",
-            bf16=options.precision == "bf16",
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=SEED,
-        )
-        return Counting(
-            model=self._network,
-            args=arguments,
-            train_dataset=self._dataset,
-            data_collator=self._collator(),
-            callbacks=[Clock()],
-        )
+            timed_trainer(
+                self._network,
+                self._dataset,
+                self._collator(),
+                folder,
+                times,
+                max_steps=steps,
+                per_device_train_batch_size=self.rows,
+                learning_rate=options.learning_rate,
+                lr_scheduler_type="cosine",
+                weight_decay=options.weight_decay,
+                adam_beta2=options.betas[1],
+                max_grad_norm=options.max_grad_norm or 0.0,
+                bf16=options.precision == "bf16",
+                seed=SEED,
+            ).train()
 
     def _collator(self) -> Any:
         from transformers import AutoTokenizer, DataCollatorForSeq2Seq, default_data_collator
@@ -242,13 +195,6 @@ class TransformersStack(Stack):
         if self.task == "pretrain":
             return default_data_collator
         return DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(self.model))
-
-
-def _count(inputs: dict[str, Tensor]) -> tuple[int, int]:
-    """Return the real tokens of a batch, and its learned ones."""
-    labels, mask = inputs["labels"], inputs.get("attention_mask")
-    real = labels.numel() if mask is None else int(mask.sum())
-    return real, int((labels[:, 1:] != IGNORE).sum())
 
 
 def make_stack(stack: str, **options: Any) -> Stack:

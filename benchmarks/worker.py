@@ -33,12 +33,13 @@ class Worker:
     Args:
         module: calls `serve`.
         options: passed as one JSON argument.
+        python: interpreter of another environment; None: this one.
     """
 
-    def __init__(self, module: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, module: str, options: Mapping[str, Any], python: str | None = None) -> None:
         self._name = f"{module} {json.dumps(options)}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(options)],
+            [python or sys.executable, "-m", module, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
