@@ -49,9 +49,10 @@ def character_spans(pieces: Sequence[bytes]) -> list[tuple[int, int]]:
 
     Pieces that share a character all have it in their span.
     """
-    ends = list(accumulate((len(piece.translate(None, _INNER)) for piece in pieces), initial=0))
-    starts = ends[:-1]
-    if ends[-1] < sum(map(len, pieces)):  # there are characters of several bytes
-        pairs = zip(starts, pieces, strict=True)
-        starts = [start - (piece[:1] in _INNER_BYTES) for start, piece in pairs]
-    return list(zip(starts, ends[1:], strict=True))
+    if b"".join(pieces).isascii():
+        ends = list(accumulate(map(len, pieces), initial=0))
+        return list(pairwise(ends))
+    begun = (len(piece.translate(None, _INNER)) for piece in pieces)
+    ends = list(accumulate(begun, initial=0))
+    runs = zip(pairwise(ends), pieces, strict=True)
+    return [(start - (piece[:1] in _INNER_BYTES), end) for (start, end), piece in runs]
