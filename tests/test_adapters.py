@@ -91,6 +91,26 @@ def test_adapters_of_the_stock_tool(case: str, tmp_path: Path) -> None:
         assert_close(decoder(wanted["input_ids"]), wanted["adapter_logits"])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "dora-llama",
+        "ia3-llama",
+        "lora-bloom-bias",
+        "lora-llama-embedding",
+        "lora-llama-modules-to-save",
+        "lora-qwen2-token-rows",
+    ],
+)
+@torch.inference_mode()
+def test_packed_bases_take_adapters(case: str) -> None:
+    """In bfloat16 the CPU has a layout of its own for inference."""
+    base, ids = base_of(case), expected(HERE / "interop" / case)["input_ids"]
+    plain = load_decoder(base, torch.bfloat16, adapter=folder_of(case))
+    packed = load_decoder(base, torch.bfloat16, adapter=folder_of(case), for_inference=True)
+    assert_close(packed(ids), plain(ids), 0.03)
+
+
 def test_layers_that_are_one_published_layer_are_trained_as_one() -> None:
     decoder = load_decoder(base_of("lora-bloom"), adapter=folder_of("lora-bloom"))
     train_only(decoder)

@@ -157,7 +157,7 @@ def test_what_stock_tools_write_is_read(
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "gate_proj", "up_proj", "down_proj"]])
 def test_experts_go_both_ways(targets: Any, bases: dict[str, Path], tmp_path: Path) -> None:
-    """Stock transformers holds all experts in one parameter; adapters of it are read and written."""
+    """Stock transformers holds all experts in one parameter, and adapters of it."""
     from peft import LoraConfig as Stock
     from peft import PeftModel, get_peft_model
 

@@ -190,7 +190,7 @@ def test_a_head_that_normalises_its_rows_is_adapted_as_it_is_stored(
     assert_close(full(load_decoder(tmp_path), ids), adapted, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "rows"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "rows", "whole"])
 @pytest.mark.parametrize("scheme", ["int8", "nf4"])
 def test_quantized_bases_are_adapted_and_merged_as_they_were_seen(
     kind: str, scheme: str, tmp_path: Path

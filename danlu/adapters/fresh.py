@@ -13,7 +13,6 @@ from danlu.adapters.peft_low_rank import around
 from danlu.adapters.starts import pissa
 from danlu.adapters.targets import (
     EMBEDDING,
-    HEAD,
     Named,
     check_pattern,
     choose_targets,
@@ -21,6 +20,7 @@ from danlu.adapters.targets import (
     known_words,
     named_layers,
 )
+from danlu.adapters.whole import in_place_of
 from danlu.adapters.wrappers import original, stored_weight
 from danlu.adapters.wrapping import (
     Replacement,
@@ -147,13 +147,13 @@ def _check_patterns(config: LoraConfig, layers: Sequence[Named]) -> None:
         )
 
 
-def fresh_replacements(
+def fresh_copies(
     model: Adaptable, config: LoraConfig, targets: Sequence[str], entries: Mapping[str, Entry]
-) -> list[Replacement]:
-    """Return copies of the parameters that are trained beside the updates: biases, whole modules.
+) -> tuple[list[Replacement], list[tuple[str, Wrapped]]]:
+    """Return copies of what is trained beside the updates: biases, whole modules.
 
     Raises:
-        AdapterError: if a module is not there, is quantized, or is a target too.
+        AdapterError: if a module is not there, or is a target too.
     """
     names = dict.fromkeys([*_biases(model, config, targets), *_whole(model, config, entries)])
     both = sorted({name.rpartition(".")[0] for name in _whole(model, config, entries)} & {*targets})
@@ -162,18 +162,9 @@ def fresh_replacements(
             f"{', '.join(both)} cannot be trained whole and by an update. Take them out of "
             "targets or of whole."
         )
-    found = {name: plain_parameter(model, name) for name in names}
-    missing = [name for name, parameter in found.items() if parameter is None]
-    if missing:
-        raise AdapterError(
-            f"{', '.join(missing)} cannot be trained whole: quantized. Open the base without "
-            "quantizing it, or leave it out of whole."
-        )
-    return [
-        Replacement(name, nn.Parameter(parameter.detach().clone()))
-        for name, parameter in found.items()
-        if parameter is not None
-    ]
+    copies = [in_place_of(model, name) for name in names]
+    replacements = [copy for copy in copies if isinstance(copy, Replacement)]
+    return replacements, [copy for copy in copies if isinstance(copy, tuple)]
 
 
 def _biases(model: Adaptable, config: LoraConfig, targets: Sequence[str]) -> list[str]:
@@ -188,7 +179,8 @@ def _biases(model: Adaptable, config: LoraConfig, targets: Sequence[str]) -> lis
 def _whole(model: Adaptable, config: LoraConfig, entries: Mapping[str, Entry]) -> list[str]:
     """Return the parameters of the modules in `whole`, named as here or as published."""
     published = {ours: name for name, entry in entries.items() for ours in entry.ours}
-    parameters = list(dict.fromkeys([*base_parameters(model), f"{HEAD}.weight"]))
+    linears = [f"{name}.weight" for name, _ in model.linears()]  # quantized ones have no parameter
+    parameters = list(dict.fromkeys([*base_parameters(model), *linears]))
     chosen: list[str] = []
     problems = []
     for word in config.whole:

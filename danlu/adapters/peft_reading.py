@@ -12,6 +12,7 @@ from danlu.adapters.attached import Adaptable
 from danlu.adapters.method import AdapterSource
 from danlu.adapters.peft_tensors import Parts
 from danlu.adapters.targets import EMBEDDING, HEAD
+from danlu.adapters.whole import in_place_of
 from danlu.adapters.wrapping import Replacement, Wrapped, plain_parameter
 from danlu.errors import AdapterError, bullet_list, did_you_mean
 from danlu.weights.rules import Entry
@@ -130,17 +131,15 @@ def _replace(reading: Reading, name: str, tensor: Tensor) -> None:
         )
         return
     for ours, part in entry.load(tensor).items():
-        base = plain_parameter(reading.model, ours)
-        if base is None:
-            reading.problems.append(
-                f"{name} was trained whole, but {ours} is quantized here. Load the base without "
-                "quantizing that layer"
-            )
-        elif any(ours == known.name for known in reading.replacements):
+        if any(ours == known.name for known in reading.replacements):
             continue
+        trained = in_place_of(reading.model, ours, part)
+        if trained is None:
+            reading.problems.append(f"{name} was trained whole; the base has no {ours}")
+        elif isinstance(trained, Replacement):
+            reading.replacements.append(trained)
         else:
-            own = part.detach().to(base.device, base.dtype, copy=True).contiguous()
-            reading.replacements.append(Replacement(ours, nn.Parameter(own)))
+            reading.wrappers.append(trained)
 
 
 def _vocabulary_hint(entry: Entry, tensor: Tensor) -> str:

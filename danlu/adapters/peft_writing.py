@@ -15,7 +15,8 @@ from danlu.adapters.peft_rows import published_module, published_rows
 from danlu.adapters.peft_tensors import KEY_PREFIX
 from danlu.adapters.published_updates import UPDATES, LowRank, published_updates
 from danlu.adapters.targets import EMBEDDING
-from danlu.adapters.wrapping import Wrapping, plain_parameter
+from danlu.adapters.whole import WholeLinear, base_tensor
+from danlu.adapters.wrapping import Wrapping
 from danlu.config.adapter import LoraConfig
 from danlu.weights.rules import Entry, Transposed
 
@@ -76,11 +77,12 @@ def published_replacements(
 ) -> dict[str, Tensor]:
     """Return the published tensors with a trained parameter; the rest of each is the base's."""
     trained = {r.name: r.trained.detach() for r in attached.replacements}
+    trained |= {f"{n}.weight": w.weight.detach() for n, w in attached.of_kind(WholeLinear).items()}
     found = {}
     for name, entry in entries.items():
         if any(ours in trained for ours in entry.ours):
-            state = {ours: trained.get(ours, plain_parameter(model, ours)) for ours in entry.ours}
-            found[name] = entry.save({k: t.detach() for k, t in state.items() if t is not None})
+            state = {n: trained[n] if n in trained else base_tensor(model, n) for n in entry.ours}
+            found[name] = entry.save(state)
     return found
 
 

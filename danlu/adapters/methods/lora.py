@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from danlu.adapters.attached import Adaptable
-from danlu.adapters.fresh import fresh_replacements, fresh_updates
+from danlu.adapters.fresh import fresh_copies, fresh_updates
 from danlu.adapters.low_rank import LoRALinear
 from danlu.adapters.low_rank_embedding import LoRAEmbedding
 from danlu.adapters.method import AdapterContent, AdapterSource
@@ -42,14 +42,15 @@ class Lora:
     ) -> Wrapping:
         """Return fresh updates: A drawn uniformly as for a linear layer, B zero."""
         wrappers = fresh_updates(model, config, generator, entries)
-        replacements = fresh_replacements(model, config, [n for n, _ in wrappers], entries)
+        targets = [name for name, _ in wrappers]
+        replacements, whole = fresh_copies(model, config, targets, entries)
         scales = {
             wrapper.lora_B: config.learning_rate_ratio
             for _, wrapper in wrappers
             if isinstance(wrapper, LoRALinear | LoRAEmbedding) and config.learning_rate_ratio != 1.0
         }
         rows = fresh_rows(model, known_ids(model, config.token_rows)) if config.token_rows else []
-        return Wrapping(self.name, config, [*wrappers, *rows], replacements, scales)
+        return Wrapping(self.name, config, [*wrappers, *whole, *rows], replacements, scales)
 
     def read(
         self, model: Adaptable, source: AdapterSource, entries: Mapping[str, Entry]
