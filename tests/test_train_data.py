@@ -228,3 +228,44 @@ def test_the_workers_and_the_cache_may_change_when_a_run_goes_on(
     run_finetune(finetuning(world, tmp_path / "run", workers=1))
     changed = {"workers": 2, "cache": str(tmp_path / "cache")}
     assert run_finetune(finetuning(world, tmp_path / "run", **changed)).already_finished
+
+
+# ---------------------------------------------------------------- options that do not fit
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_out": "b", "held_out_fraction": 0.1}, "either held_out or held_out_fraction"),
+        ({"streaming": True, "held_out_fraction": 0.1}, "cannot hold out a fraction"),
+        ({"streaming": True, "temperature": 2.0}, "temperature must be 1"),
+        ({"shuffle_buffer": 7}, "shuffle_buffer is only for streaming"),
+        ({"held_out": [{"path": "b", "weight": 2.0}]}, "b can have no weight"),
+        ({"max_prompt_tokens": 7}, "only for long: truncate"),
+        ({"instructions": []}, "instructions is empty"),
+    ],
+)
+def test_options_that_would_not_be_used_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FinetuneData(**{"instructions": "a"} | options)
+
+
+def test_text_has_no_columns_and_a_built_corpus_no_options(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"columns and mend are for conversations, and a\.csv"):
+        PretrainData(corpus=[{"path": "a.csv", "mend": True}])
+    build_corpus(sources(world / "more.jsonl"), str(world / "tokenizer"), tmp_path / "built")
+    source = {"path": str(tmp_path / "built"), "text_key": "content"}
+    with pytest.raises(DataError, match="built already, so it cannot be read with text_key"):
+        run_pretrain(pretraining(world, tmp_path / "run", corpus=[source]))
+    streamed = {"corpus": str(tmp_path / "built"), "streaming": True}
+    with pytest.raises(ConfigError, match="which is built already"):
+        run_pretrain(pretraining(world, tmp_path / "run", **streamed))
+
+
+def test_sources_are_written_as_they_were_given() -> None:
+    given = {"instructions": ["a", {"path": "b", "weight": 2.0}], "temperature": "infinite"}
+    data = FinetuneData(**given)
+    written = data.model_dump(mode="json")
+    assert {key: written[key] for key in given} == given
+    assert FinetuneData(**written) == data
+    assert data.instructions[1].weight == 2

@@ -96,6 +96,7 @@ def conversation_rows(
         data.chat_format,
         data.learn,
         data.long,
+        data.max_prompt_tokens,
         data.template_options,
     )
     batching = BATCHINGS[data.batching]

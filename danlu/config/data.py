@@ -72,6 +72,7 @@ def _write_temperature(value: float) -> float | str:
 
 
 INFINITE = "infinite"
+_SHUFFLE_BUFFER = 4096
 Sources = Annotated[list[DataSource], BeforeValidator(_as_list), PlainSerializer(_as_given)]
 Temperature = Annotated[
     float, Field(ge=1), BeforeValidator(_read_temperature), PlainSerializer(_write_temperature)
@@ -100,7 +101,9 @@ class ReadingOptions(Config):
         "Weights are the shares of rows then",
     )
     shuffle_buffer: int = Field(
-        4096, ge=1, description="streaming: examples that are shuffled and packed together"
+        _SHUFFLE_BUFFER,
+        ge=1,
+        description="streaming: examples that are shuffled and packed together",
     )
     workers: int | None = Field(
         None, ge=1, description="processes that encode; null: one for each core, if it pays"
@@ -123,6 +126,13 @@ class ReadingOptions(Config):
             )
         if self.streaming and self.temperature != 1:
             problems.append("streaming does not know sizes, so temperature must be 1")
+        if not self.streaming and self.shuffle_buffer != _SHUFFLE_BUFFER:
+            problems.append(
+                "shuffle_buffer is only for streaming; without it all rows are shuffled"
+            )
+        weighted = [source.path for source in self.held_out or [] if source.weight != 1]
+        if weighted:
+            problems.append(f"held_out is read once, so {', '.join(weighted)} can have no weight")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -146,6 +156,12 @@ class Corpus(Config):
     def _check_corpus(self) -> Self:
         if not self.corpus:
             raise ValueError("corpus is empty; give at least one path")
+        chats = [source.path for source in self.corpus if source.columns or source.mend]
+        if chats:
+            raise ValueError(
+                f"columns and mend are for conversations, and {', '.join(chats)} is text; "
+                "text_key names the key or column of a text"
+            )
         return self
 
     @property
@@ -181,6 +197,12 @@ class Instructions(Config):
         description="what happens to conversations above max_seq_len: lose their oldest rounds, "
         "or are dropped (see max_dropped)",
     )
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="long: truncate; the most tokens in front of the answer of a round that is "
+        "shortened; null: half of what there is room for",
+    )
     max_dropped: int = Field(
         0, ge=0, description="stop if more conversations than this do not fit or teach nothing"
     )
@@ -194,6 +216,8 @@ class Instructions(Config):
     def _check_instructions(self) -> Self:
         if not self.instructions:
             raise ValueError("instructions is empty; give at least one path")
+        if self.max_prompt_tokens is not None and self.long != "truncate":
+            raise ValueError("max_prompt_tokens is only for long: truncate; nothing is shortened")
         return self
 
     @property

@@ -52,6 +52,12 @@ def open_built_corpus(source: DataSource, tokenizer: Tokenizer) -> ArrayStore:
     Raises:
         DataError: if it is damaged, or was built with another tokenizer.
     """
+    options = source.model_dump(exclude_defaults=True, exclude={"path", "weight"})
+    if options:
+        raise DataError(
+            f"'{source.path}' is built already, so it cannot be read with {', '.join(options)}. "
+            "Expected only path and weight."
+        )
     store = ArrayStore(Path(source.path))
     if store.about.get("kind") != KIND:
         raise DataError(

@@ -99,7 +99,7 @@ class ChatEncoder:
     Attributes:
         tokenizer: encodes and names the chat format.
         max_tokens: the longest conversation.
-        format, learn, long, template_options: as in `render_training`.
+        format, learn, long, max_prompt_tokens, template_options: as in `render_training`.
         split_seed: seed of the numbers that decide what is held out; None: nothing will be.
     """
 
@@ -108,6 +108,7 @@ class ChatEncoder:
     format: str | None = None
     learn: Learn = "answers"
     long: Long = "drop"
+    max_prompt_tokens: int | None = None
     template_options: Mapping[str, Any] | None = None
     split_seed: int | None = None
 
@@ -126,6 +127,7 @@ class ChatEncoder:
             "max_tokens": self.max_tokens,
             "learn": self.learn,
             "long": self.long,
+            "max_prompt_tokens": self.max_prompt_tokens,
             "template_options": dict(self.template_options or {}),
             "split_seed": self.split_seed,
         }
@@ -153,7 +155,8 @@ class ChatEncoder:
         document = TokenDocument(text.rendered.ids, text.labels, text.weights, example.origin)
         if not document.num_targets:
             return Encoded(example.origin, None, NOTHING_TO_LEARN, drawn)
-        return Encoded(example.origin, _arrays(document), text.shortened, drawn)
+        note = "; ".join(filter(None, (text.shortened, text.unlearned)))
+        return Encoded(example.origin, _arrays(document), note, drawn)
 
     def _rendered(self, example: Conversation) -> TrainingText:
         return render_training(
@@ -164,6 +167,7 @@ class ChatEncoder:
             learn=self.learn,
             max_tokens=self.max_tokens,
             long=self.long,
+            max_prompt_tokens=self.max_prompt_tokens,
             template_options=self.template_options,
         )
 
