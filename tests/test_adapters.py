@@ -242,7 +242,7 @@ def test_older_spellings_of_names(spelling: str, tmp_path: Path) -> None:
         assert_close(decoder(wanted["input_ids"]), wanted["adapter_logits"])
 
 
-def test_adapter_of_another_family(tmp_path: Path) -> None:
+def test_adapter_of_another_base(tmp_path: Path) -> None:
     decoder = load_decoder(golden("llama"))
     with pytest.raises(AdapterError) as caught:
         load_adapter(decoder, folder_of("lora-bloom"))
