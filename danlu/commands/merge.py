@@ -14,7 +14,7 @@ import torch
 from danlu.commands.compare import comparison_rows
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
-from danlu.commands.tuning import QUANTIZATION
+from danlu.commands.tuning import QUANTIZATION, ROUNDED_FROM
 from danlu.config.quantize import QuantScheme
 from danlu.errors import AdapterError
 from danlu.eval.compare import Comparison, compare_decoders
@@ -31,7 +31,9 @@ from danlu.loading import (
 )
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
+from danlu.quantize.linear import QuantizedLinear
 from danlu.tokenizer.stamp import read_stamp, tokenizer_of_adapter, write_stamp
+from danlu.train.precision import DTYPES
 
 # What rounding to bfloat16 can do to a model; a wrong merge is orders of magnitude away.
 MAX_KL = 1e-2
@@ -104,14 +106,15 @@ def merge(
     report = progress or Silent()
     folders = [Path(adapter)] if isinstance(adapter, str | Path) else list(map(Path, adapter))
     tokenizer = tokenizer_of_adapter(folders[0], load_tokenizer(base, family))
-    rounded = quantize or _recorded(folders)
+    rounded = _Rounded(quantize) if quantize is not None else _recorded(folders)
     with atomic_folder(Path(out)) as folder, working(report, "merge", 3):
         decoder = _adapted(base, folders, rounded, family)
+        num_rounded = sum(isinstance(module, QuantizedLinear) for module in decoder.modules())
         merged_layers = merge_adapters(decoder)
-        dense_layers = dequantize(decoder)
-        save_decoder(
-            decoder, folder, dtype or (stored_dtype(resolve(base)) if dense_layers else None)
-        )
+        dequantize(decoder)
+        if dtype is None and num_rounded:  # the file of a rounded base tells no dtype for weights
+            dtype = stored_dtype(resolve(base))
+        save_decoder(decoder, folder, dtype)
         tokenizer.save(folder)
         write_stamp(folder, tokenizer, family=family)
         report.advance(1, "stored")
@@ -121,7 +124,7 @@ def merge(
         comparison = compare_decoders(adapted, merged, batches)
         _check(comparison, base, folders, max_kl)
         stored = str(next(iter(_stored_dtypes(merged)))).removeprefix("torch.")
-        result = MergeReport(str(out), len(merged_layers), len(dense_layers), stored, comparison)
+        result = MergeReport(str(out), len(merged_layers), num_rounded, stored, comparison)
         names = ["adapter", *(f"adapter_{i}" for i in range(2, len(folders) + 1))]
         parents = {"base": str(base), **dict(zip(names, map(str, folders), strict=True))}
         write_manifest(folder, "merge", parents, {"dtype": stored}, result.as_dict())
@@ -129,33 +132,48 @@ def merge(
     return result
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """What a base was rounded to, and from which dtype."""
+
+    scheme: str | QuantScheme | None = None
+    dtype: torch.dtype = torch.float32
+
+
 def _adapted(
-    base: str | Path,
-    adapters: Sequence[Path],
-    quantize: str | QuantScheme | None,
-    family: str | None,
+    base: str | Path, adapters: Sequence[Path], rounded: _Rounded, family: str | None
 ) -> Decoder:
-    """Return the base as the adapters saw it, with all of them on."""
-    decoder = load_decoder(base, adapter=adapters[0], quantize=quantize, family=family)
+    """Return the base as the adapters saw it, with all of them on, computing in float32."""
+    decoder = load_decoder(
+        base, rounded.dtype, adapter=adapters[0], quantize=rounded.scheme, family=family
+    )
     for number, path in enumerate(adapters[1:], start=2):
         load_adapter(decoder, path, f"adapter_{number}")
-    return decoder
+    return decoder.float()
 
 
-def _recorded(adapters: Sequence[Path]) -> QuantScheme | None:
+def _recorded(adapters: Sequence[Path]) -> _Rounded:
     """Return what the base was rounded to when the adapters were trained, as they say.
 
+    Integers are rounded from weights in the precision of the training; code books are rounded from
+    weights as they are stored.
+
     Raises:
-        AdapterError: if they were trained on different bases.
+        AdapterError: if the adapters were trained on different bases.
     """
-    found = [read_stamp(path).get(QUANTIZATION) for path in adapters]
-    if any(scheme != found[0] for scheme in found):
+    stamps = [read_stamp(path) for path in adapters]
+    found: list[tuple[Any, Any]] = [(s.get(QUANTIZATION), s.get(ROUNDED_FROM)) for s in stamps]
+    if any(record != found[0] for record in found):
         schemes = "; ".join(f"'{p}': {s}" for p, s in zip(adapters, found, strict=True))
         raise AdapterError(
             f"The adapters were trained on bases that were rounded differently: {schemes}. "
             "Expected the same for all. Merge them one after the other."
         )
-    return None if found[0] is None else QuantScheme(**found[0])
+    values, precision = found[0]
+    if values is None:
+        return _Rounded()
+    scheme = QuantScheme(**values)
+    return _Rounded(scheme, DTYPES["fp32" if scheme.is_code_book else precision])
 
 
 def _stored_dtypes(decoder: Any) -> list[torch.dtype]:

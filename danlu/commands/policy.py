@@ -104,7 +104,7 @@ def write_policy(
         write_tuned(run, run.train, decoder, masters, tokenizer, folder, chat_format)
     elif run.adapter is not None:
         save_reward_adapter(decoder, folder, run.model)
-        stamp_adapter(run, tokenizer, folder, chat_format)
+        stamp_adapter(run, run.train, tokenizer, folder, chat_format)
     else:
         _write_reward_model(run, decoder, masters, tokenizer, folder)
 

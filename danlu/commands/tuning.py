@@ -29,7 +29,8 @@ from danlu.train.freezing import freeze
 from danlu.train.manifest import data_files
 from danlu.train.precision import DTYPES, Masters
 
-QUANTIZATION = "base_quantization"  # in the stamp of an adapter: what its base was rounded to
+# In the stamp of an adapter: what its base was rounded to, and the precision it was rounded from.
+QUANTIZATION, ROUNDED_FROM = "base_quantization", "base_precision"
 
 
 def open_inputs(
@@ -141,12 +142,15 @@ def write_tuned(
         write_model(decoder, masters, tokenizer, folder, options, chat_format)
     else:
         save_adapter(decoder, folder, run.model)
-        stamp_adapter(run, tokenizer, folder, chat_format)
+        stamp_adapter(run, options, tokenizer, folder, chat_format)
 
 
-def stamp_adapter(run: Tuning, tokenizer: Tokenizer, folder: Path, chat_format: str | None) -> None:
+def stamp_adapter(
+    run: Tuning, options: TrainOptions, tokenizer: Tokenizer, folder: Path, chat_format: str | None
+) -> None:
     """Write beside an adapter what it was trained with: tokens, format, a rounded base."""
     write_stamp(folder, tokenizer, chat_format, run.family)
     if run.quantize is not None:
         scheme = run.quantize if isinstance(run.quantize, QuantScheme) else preset(run.quantize)
-        add_to_stamp(folder, **{QUANTIZATION: scheme.model_dump(mode="json")})
+        facts = {QUANTIZATION: scheme.model_dump(mode="json"), ROUNDED_FROM: options.precision}
+        add_to_stamp(folder, **facts)
