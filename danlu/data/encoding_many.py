@@ -11,7 +11,7 @@ from danlu.data.store import Encoded
 from danlu.data.workers import WorkerPool, available_cores
 
 MOST_EXAMPLES, MOST_BYTES = 256, 1 << 18  # of a chunk, the unit of work
-_SECONDS_ALONE = 1.0  # what takes less is not worth starting other processes
+_SECONDS_ALONE = 2.0  # what takes less is not worth starting other processes
 
 Example = TypeVar("Example")
 
