@@ -10,6 +10,7 @@ from danlu.data.encoding import ChatEncoder, TextEncoder, as_document
 from danlu.data.encoding_many import MOST_EXAMPLES, encode_in_order
 from danlu.data.examples import Conversation, Document
 from danlu.data.packing import IGNORE
+from danlu.data.workers import WorkerPool
 from danlu.errors import DataError, TokenizerError
 from danlu.tokenizer import Tokenizer, train_bpe
 
@@ -145,3 +146,11 @@ def test_encoders_can_be_sent_elsewhere(tokenizer: Tokenizer) -> None:
     assert again([conversation()])[0].arrays[0].tolist() == (
         encoder([conversation()])[0].arrays[0].tolist()
     )
+
+
+def test_no_process_is_left_behind() -> None:
+    with WorkerPool(len, workers=2) as pool:
+        assert list(pool.map(["abc", "", "ab"])) == [3, 0, 2]
+        processes = [worker._process for worker in pool._all]
+        assert [process.poll() for process in processes] == [None, None]
+    assert None not in [process.poll() for process in processes]

@@ -13,6 +13,7 @@ from danlu.config.evaluation import EvaluationConfig
 from danlu.config.train import TrainOptions
 from danlu.data.examples import Conversation
 from danlu.data.packing import PackedRow, TokenDocument
+from danlu.data.passes import SamePasses
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError, RequestError
 from danlu.eval.generation import GENERATED, text_evaluations
@@ -25,7 +26,7 @@ from danlu.train.loop import CHECKPOINTS, METRICS, SAMPLES, Job, train
 from danlu.train.metrics import read_metrics
 from danlu.train.objective import CausalLM
 from danlu.train.precision import Masters
-from danlu.train.source import PackedSource
+from danlu.train.source import RowSource
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
 
@@ -146,7 +147,8 @@ def job(folder: Path, *, evaluates: bool) -> Job[Any]:
     if evaluates:
         more: dict[str, Any] = {"metrics": ["rougeL"], "samples": ["Anna?"], "every_steps": 2}
         found = evaluations(folder, decoder, **more)
-    source = PackedSource([PackedRow([document]) for document in documents], 0, 1, 2)
+    passes = SamePasses([PackedRow([document]) for document in documents])
+    source = RowSource(passes, 0, 1, 2)
     return Job(decoder, Masters(decoder), CausalLM(), source, [], options, 4, 0, evaluations=found)
 
 

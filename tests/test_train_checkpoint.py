@@ -12,13 +12,14 @@ import pytest
 from train_parts import STEPS, left_behind, packed_rows, tiny_job
 
 from danlu.config.adapter import LoraConfig
+from danlu.data.passes import SamePasses
 from danlu.errors import CheckpointError, OutputError
 from danlu.train import checkpoint
 from danlu.train.best import BEST
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint, load_newest
 from danlu.train.loop import CHECKPOINTS, METRICS, Job, train
 from danlu.train.metrics import StepLog, read_metrics
-from danlu.train.source import PackedSource
+from danlu.train.source import RowSource
 
 DROPOUT = LoraConfig(lora_rank=2, lora_dropout=0.5)
 
@@ -173,7 +174,7 @@ def test_minutes_between_checkpoints(tmp_path: Path) -> None:
 
 def test_other_data_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
     train(tiny_job(), tmp_path)
-    job = replace(tiny_job(), source=PackedSource(packed_rows()[:-1], 0, 2, 4))
+    job = replace(tiny_job(), source=RowSource(SamePasses(packed_rows()[:-1]), 0, 2, 4))
     with pytest.raises(CheckpointError, match="rows of data"):
         train(job, tmp_path)
 

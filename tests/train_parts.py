@@ -12,13 +12,14 @@ from danlu.config.adapter import LoraConfig
 from danlu.config.train import TrainOptions
 from danlu.data.batch import IGNORE, Batch
 from danlu.data.packing import PackedRow, TokenDocument, pack
+from danlu.data.passes import SamePasses
 from danlu.models.decoder import Decoder
 from danlu.models.family import discover
 from danlu.train.loop import CHECKPOINTS, METRICS, Job
 from danlu.train.metrics import TIME_FIELDS, read_metrics
 from danlu.train.objective import CausalLM
 from danlu.train.precision import DTYPES, Masters
-from danlu.train.source import PackedSource, batches_of
+from danlu.train.source import RowSource, batches_of
 
 torch.set_num_threads(1)  # on models this small, threads only wait for each other
 
@@ -89,7 +90,8 @@ def tiny_job(*, lora: LoraConfig | None = None, **changes: Any) -> Job[Batch]:
         attach_adapter(decoder.to(dtype), lora, torch.Generator().manual_seed(0))
         masters = Masters(decoder)
     rows = packed_rows()
-    source = PackedSource(rows, 0, options.micro_batch_size, options.global_batch_size)
+    batch_sizes = options.micro_batch_size, options.global_batch_size
+    source = RowSource(SamePasses(rows), 0, *batch_sizes)
     held_out = batches_of(rows[:3], 2)
     return Job(decoder, masters, CausalLM(), source, held_out, options, options.steps or 0, seed=0)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from danlu.data.batch import Batch, collate
 from danlu.data.packing import PackedRow
-from danlu.data.passes import Arrange, Passes, SamePasses, alone, packed
+from danlu.data.passes import Arrange, Passes, alone, packed
 from danlu.data.sampler import Order, by_length, order_of_pass, shuffled
 from danlu.errors import CheckpointError
 
@@ -159,21 +159,6 @@ class RowSource:
                 f"The checkpoint was made with {cursor['num_rows']} rows of data; now there are "
                 f"{len(self._order)}. Expected the same data. Choose another output folder."
             )
-
-
-class PackedSource(RowSource):
-    """The same rows in every pass; see `RowSource`."""
-
-    def __init__(
-        self,
-        rows: Sequence[PackedRow],
-        seed: int,
-        micro_batch_size: int,
-        global_batch_size: int,
-        device: str = "cpu",
-    ) -> None:
-        passes = SamePasses(rows)
-        super().__init__(passes, seed, micro_batch_size, global_batch_size, device)
 
 
 def _even_length(rows: Sequence[PackedRow]) -> int:
