@@ -238,7 +238,7 @@ def test_wrong_flags_of_the_tour(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert run(["tour", "--out", str(tmp_path / "t"), "--minutes", "-1"]) == 2
     assert "minutes: should be greater than 0; found -1" in capsys.readouterr().err
     assert run(["tour", "--out", str(tmp_path / "t"), "--corpus", str(tmp_path / "no")]) == 2
-    assert "There is no corpus" in capsys.readouterr().err
+    assert "there is no such file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

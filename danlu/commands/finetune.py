@@ -1,23 +1,28 @@
 """`danlu finetune`: a model further on conversations, with an adapter or whole."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from danlu.commands.data_inspect.sample import sample_text
 from danlu.commands.training import check_length, facts, training_job
-from danlu.commands.training_data import conversation_rows
+from danlu.commands.training_data import chat_encoder, conversation_rows
 from danlu.commands.tuning import masters_of, open_inputs, open_tuned, write_tuned
 from danlu.config.run import FinetuneRun
 from danlu.data.conversations import read_conversations
 from danlu.eval.generation import text_evaluations
-from danlu.files import atomic_folder, only_run
+from danlu.files import atomic_folder, only_run, write_text
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
 from danlu.train.evaluation import Evaluation
 from danlu.train.loop import train
 from danlu.train.run_folder import RunFolder, RunResult
+
+SAMPLE = "sample.txt"
+_log = logging.getLogger(__name__)
 
 
 def run_finetune(run: FinetuneRun, progress: Progress | None = None) -> RunResult:
@@ -59,6 +64,14 @@ def _train(
                 run, run.train, decoder, masters, tokenizer, temporary, run.data.chat_format
             )
         return folder.finish(outcome)
+
+
+def _write_sample(run: FinetuneRun, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the first conversation as the model sees it: what it reads, and what it learns."""
+    first = next(iter(read_conversations(run.data.instructions[0])))
+    text = chat_encoder(run.data, tokenizer)().rendered(first)
+    write_text(folder / SAMPLE, sample_text(tokenizer, text, first.origin) + "\n")
+    _log.info("The first sample, as the model reads and learns it: %s", folder / SAMPLE)
 
 
 def _models(run: FinetuneRun) -> list[str]:

@@ -89,7 +89,15 @@ def conversation_rows(
         TokenizerError: if the tokenizer has no chat format.
     """
     tokenizer.format_of(data.chat_format)
-    encoder = partial(
+    encoder = chat_encoder(data, tokenizer)
+    batching = BATCHINGS[data.batching]
+    reading = Reading(read_conversations, encoder, batching, data.max_dropped)
+    return training_rows(data, data.instructions, reading, train, seed, progress)
+
+
+def chat_encoder(data: FinetuneData, tokenizer: Tokenizer) -> Callable[..., ChatEncoder]:
+    """Return what makes the encoder of a fine-tuning run's conversations."""
+    return partial(
         ChatEncoder,
         tokenizer,
         data.max_seq_len,
@@ -99,9 +107,6 @@ def conversation_rows(
         data.max_prompt_tokens,
         data.template_options,
     )
-    batching = BATCHINGS[data.batching]
-    reading = Reading(read_conversations, encoder, batching, data.max_dropped)
-    return training_rows(data, data.instructions, reading, train, seed, progress)
 
 
 def corpus_rows(

@@ -147,7 +147,7 @@ class ChatEncoder:
             content = json.dumps([example.messages, example.tools], sort_keys=True)
             drawn = draw(content, self.split_seed)
         try:
-            text = self._rendered(example)
+            text = self.rendered(example)
         except DanluError as error:
             return Encoded(example.origin, None, str(error), drawn)
         if text.problem:
@@ -158,7 +158,12 @@ class ChatEncoder:
         note = "; ".join(filter(None, (text.shortened, text.unlearned)))
         return Encoded(example.origin, _arrays(document), note, drawn)
 
-    def _rendered(self, example: Conversation) -> TrainingText:
+    def rendered(self, example: Conversation) -> TrainingText:
+        """Return a conversation with what is learned of it.
+
+        Raises:
+            TokenizerError: if the chat format cannot write it.
+        """
         return render_training(
             self.tokenizer,
             example.messages,
