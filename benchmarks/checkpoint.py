@@ -1,8 +1,9 @@
 """Makes the random checkpoints that the other benchmarks read: a model of known sizes, a tokenizer.
 
 Sizes: `0.5b` (ANCHORS section 0: hidden 896, 24 layers, 14/2 heads, feed-forward 4864, vocabulary
-151936, tied), `7b` (Llama-2-7B's), `tiny`. All bf16, architecture llama, seed 0. An existing folder
-is left as it is.
+151936, tied), `7b` (Llama-2-7B's), `tiny`, of architecture llama; `qwen-1.8b` and `qwen-7b` (those
+of ANCHORS section 4), `qwen-tiny`, of architecture Qwen-1. All bf16, seed 0. An existing folder is
+left as it is.
 
     python -m benchmarks.checkpoint --size 0.5b [--work FOLDER] [--device cuda]
 """
@@ -50,6 +51,11 @@ SIZES: dict[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
     },
 }
+QWEN_SIZES: dict[str, tuple[int, int, int, int]] = {  # hidden, layers, heads, intermediate size
+    "qwen-1.8b": (2048, 24, 16, 11008),
+    "qwen-7b": (4096, 32, 32, 22016),
+    "qwen-tiny": (64, 2, 4, 352),
+}
 
 
 def default_work() -> Path:
@@ -67,7 +73,7 @@ def add_work_option(parser: argparse.ArgumentParser) -> None:
 
 def checkpoint(size: str, work: Path, device: str = "cpu") -> Path:
     """Return the folder of a checkpoint, made by a process of its own if it is not there."""
-    folder = work / f"random-llama-{size}"
+    folder = _folder(size, work)
     if not folder.is_dir():
         command = ["-m", "benchmarks.checkpoint", "--size", size, "--work", str(work)]
         subprocess.run([sys.executable, *command, "--device", device], cwd=ROOT, check=True)
@@ -96,6 +102,8 @@ def make_checkpoint(size: str, folder: Path, device: str) -> None:
 
 def model_config(size: str) -> dict[str, Any]:
     """Return the config.json of a size."""
+    if size in QWEN_SIZES:
+        return _qwen_config(size)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -107,6 +115,27 @@ def model_config(size: str) -> dict[str, Any]:
         "eos_token_id": 0,
         **SIZES[size],
     }
+
+
+def _qwen_config(size: str) -> dict[str, Any]:
+    hidden, layers, heads, intermediate = QWEN_SIZES[size]
+    return {
+        "architectures": ["QWenLMHeadModel"],
+        "model_type": "qwen",
+        "vocab_size": 151936 if size != "qwen-tiny" else 4096,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "kv_channels": hidden // heads,
+        "seq_length": 8192,
+        "max_position_embeddings": 8192,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def _folder(size: str, work: Path) -> Path:
+    return work / (f"random-{size}" if size in QWEN_SIZES else f"random-llama-{size}")
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -121,10 +150,10 @@ def main() -> None:
     """Make one checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_work_option(parser)
-    parser.add_argument("--size", choices=SIZES, default="0.5b")
+    parser.add_argument("--size", choices=[*SIZES, *QWEN_SIZES], default="0.5b")
     parser.add_argument("--device", default="cpu", help="where the random numbers are drawn")
     options = parser.parse_args()
-    folder = options.work / f"random-llama-{options.size}"
+    folder = _folder(options.size, options.work)
     if not folder.is_dir():
         make_checkpoint(options.size, folder, options.device)
 

@@ -2,6 +2,7 @@
 
     model/            a checkpoint in bf16, with the tokenizer as stock tools read it
     documents.npz     `ids` and `labels` of all conversations, one after the other; `ends` of each
+    messages.jsonl    the conversations as rows of `messages`, one after the other, some times over
     about.json        what it is: parameters, control tokens, conversations, tokens
 
 The documents are those that `danlu finetune` makes of the sources, shortened to the row length by
@@ -78,7 +79,7 @@ def make_material(folder: Path, options: argparse.Namespace, **about: Any) -> di
     Args:
         folder: is replaced.
         options: those of `add_material_options`, and --tiny.
-        **about: `shape`, `tied`, `max_seq_len`.
+        **about: `shape`, `tied`, `max_seq_len`, and `repeat`, how often messages come.
     """
     real = not options.tiny
     values = {
@@ -102,6 +103,7 @@ def write_material(
     shape: str,
     tied: bool,
     max_seq_len: int,
+    repeat: int = 1,
 ) -> None:
     """Write model, tokenizer, data and documents."""
     from danlu.adapters.token_ids import control_ids
@@ -120,7 +122,7 @@ def write_material(
             opened = load_tokenizer(tokenizer, Path(tokenizer).name).with_chat_format(chat_format)
         model = write_model(temporary / "model", opened, shape, tied)
         model["control_ids"] = control_ids(opened)
-        counts = write_documents(temporary, sources, max_seq_len)
+        counts = write_documents(temporary, sources, max_seq_len, repeat)
         write_json(temporary / "about.json", {**model, **counts})
 
 
@@ -154,9 +156,9 @@ def write_model(folder: Path, tokenizer: Any, shape: str, tied: bool) -> dict[st
 
 
 def write_documents(
-    folder: Path, sources: list[dict[str, Any]], max_seq_len: int
-) -> dict[str, float]:
-    """Write what the conversations become with the tokenizer of `folder`; return the counts."""
+    folder: Path, sources: list[dict[str, Any]], max_seq_len: int, repeat: int
+) -> dict[str, int]:
+    """Write conversations, and what the tokenizer makes of them; return how many there are."""
     import numpy as np
 
     from danlu.config.data import DataSource
@@ -164,13 +166,11 @@ def write_documents(
     from danlu.data.encoding import ChatEncoder
     from danlu.loading import load_tokenizer
 
+    read = [each for source in sources for each in read_conversations(DataSource(**source))]
+    lines = [json.dumps({"messages": each.messages}, ensure_ascii=False) + "\n" for each in read]
+    (folder / "messages.jsonl").write_text("".join(lines * repeat), encoding="utf-8")
     encode = ChatEncoder(load_tokenizer(folder / "model"), max_seq_len, long="truncate")
-    rows = [
-        row
-        for source in sources
-        for row in encode(list(read_conversations(DataSource(**source))))
-        if row.arrays is not None
-    ]
+    rows = [row for row in encode(read) if row.arrays is not None]
     ids, labels = (np.concatenate([row.arrays[column] for row in rows]) for column in (0, 1))
     lengths = [len(row.arrays[0]) for row in rows]
     np.savez(folder / "documents.npz", ids=ids, labels=labels, ends=np.cumsum(lengths))

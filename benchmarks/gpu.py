@@ -1,13 +1,16 @@
-"""The accelerator: parity with the golden vectors first, then decode, prefill and memory.
+"""The accelerator: parity with the golden vectors first, then inference, then fine-tuning.
 
 Parity: every family in `tests/golden-small` on the accelerator, in float32 (logits within 1e-4 of
 the largest expected value, the same greedy ids) and in bf16 (within a tenth of it: these models of
 random weights are sensitive; on the CPU the difference is up to 0.05).
 Speed: Danlu in bf16, int8 and int4, by whatever operators it chooses there (the tables name them),
 beside transformers where that is installed; models of the 0.5B and the 7B shape, each engine in its
-own process, measured in turns. Without an accelerator the page says "not measured".
+own process, measured in turns.
+Cost of fine-tuning: `benchmarks.gpu_finetuning`. Without an accelerator the page says "not
+measured".
 
-    python -m benchmarks.gpu [--sizes 0.5b 7b] [--rounds 5] [--work FOLDER] [--out FILE.md] [--tiny]
+    python -m benchmarks.gpu [--parts inference finetuning] [--sizes 0.5b 7b] [--rounds 5]
+        [--steps 3] [--work FOLDER] [--out FILE.md] [--tiny]
 """
 
 import argparse
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.checkpoint import SIZES, add_work_option, checkpoint
 from benchmarks.facts import ROOT, shown_command
+from benchmarks.gpu_finetuning import add_finetuning
 from benchmarks.inference import TINY, engine_sides
 from benchmarks.results import Report, Table, add_output_options, publish
 from benchmarks.speed_tables import NOT_MEASURED, Lengths, add_speeds, measure_speeds
@@ -33,6 +37,7 @@ from danlu.models.decoder import Decoder
 GOLDEN = ROOT / "tests" / "golden-small"
 FP32_BOUND, BF16_BOUND = 1e-4, 1e-1
 READ_BYTES = 8 << 30
+PARTS = ("inference", "finetuning")
 
 
 def parity_table(device: torch.device) -> tuple[Table, bool]:
@@ -89,13 +94,15 @@ def parse() -> argparse.Namespace:
     add_work_option(parser)
     add_output_options(parser)
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--steps", type=int, default=3, help="steps of fine-tuning that count")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.5b", "7b"])
     parser.add_argument("--device", help="instead of the accelerator; cpu tries the script")
     return parser.parse_args()
 
 
 def measure(report: Report, device: torch.device, options: argparse.Namespace) -> None:
-    """Add parity to the report, and the speeds if it holds."""
+    """Add parity to the report, and the parts if it holds."""
     if device.type == "cuda":
         report.facts["accelerator"] = torch.cuda.get_device_name(device)
     table, agreed = parity_table(device)
@@ -104,8 +111,11 @@ def measure(report: Report, device: torch.device, options: argparse.Namespace) -
         report.tables.append(Table("Speed", ("result",), [("not measured: parity failed",)]))
         return
     lengths = TINY if options.tiny else Lengths(new_tokens=128, rounds=options.rounds)
-    for size in ["tiny"] if options.tiny else options.sizes:
+    sizes = ["tiny"] if options.tiny else options.sizes
+    for size in sizes if "inference" in options.parts else []:
         add_size(report, size, str(device), options.work, lengths)
+    if "finetuning" in options.parts:
+        add_finetuning(report, str(device), options)
 
 
 def main() -> None:
@@ -113,7 +123,7 @@ def main() -> None:
     options = parse()
     report = Report(
         "gpu",
-        "Parity and inference on the accelerator",
+        "Parity, inference and fine-tuning on the accelerator",
         shown_command("benchmarks.gpu", sys.argv[1:]),
         how=__doc__.split("\n\n")[1],
     )
@@ -121,7 +131,7 @@ def main() -> None:
     device = torch.device(options.device) if options.device else found
     if device is None:
         reason = f"{NOT_MEASURED}: torch finds no accelerator on this machine"
-        report.tables.append(Table("Parity and speed", ("result",), [(reason,)]))
+        report.tables.append(Table("Parity, speed and memory", ("result",), [(reason,)]))
     else:
         measure(report, device, options)
     publish(report, options, keep=device is not None)
