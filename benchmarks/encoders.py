@@ -64,9 +64,9 @@ class Danlu(Encoder):
     def encode(self, folder: Path) -> tuple[float, Iterable[Any]]:
         """Encode into a store; its time has everything from the opening of the file on."""
         from danlu.config.data import DataSource
-        from danlu.data.cache import encoded_store
         from danlu.data.conversations import read_conversations
-        from danlu.data.encoding import ChatEncoder
+        from danlu.data.encoded.cache import encoded_store
+        from danlu.data.encoded.encoding import ChatEncoder
         from danlu.loading import load_tokenizer
 
         encoder = ChatEncoder(load_tokenizer(self.model), NO_LIMIT)

@@ -163,7 +163,7 @@ def write_documents(
 
     from danlu.config.data import DataSource
     from danlu.data.conversations import read_conversations
-    from danlu.data.encoding import ChatEncoder
+    from danlu.data.encoded.encoding import ChatEncoder
     from danlu.loading import load_tokenizer
 
     read = [each for source in sources for each in read_conversations(DataSource(**source))]

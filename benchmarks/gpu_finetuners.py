@@ -20,8 +20,8 @@ from danlu.commands.training_data import TrainingRows
 from danlu.commands.tuning import masters_of, open_tuned
 from danlu.config.tuning import Tuning
 from danlu.data.ledger import Ledger
+from danlu.data.mixing.passes import SamePasses
 from danlu.data.packing import TokenDocument, pack
-from danlu.data.passes import SamePasses
 from danlu.loading import load_tokenizer
 from danlu.train.job import Job
 from danlu.train.recompute import recomputed_blocks

@@ -70,8 +70,8 @@ class DanluStack(Stack):
     def __init__(self, **options: Any) -> None:
         from danlu.commands.training_data import TrainingRows
         from danlu.data.ledger import Ledger
+        from danlu.data.mixing.passes import SamePasses
         from danlu.data.packing import IGNORE, TokenDocument, pack
-        from danlu.data.passes import SamePasses
 
         super().__init__(**options)
         documents = [

@@ -37,7 +37,7 @@ def write_material(folder: Path, stories: int) -> None:
     import torch
 
     from danlu.commands.tour.plan import default_plan
-    from danlu.data.encoding import ChatEncoder, TextEncoder
+    from danlu.data.encoded.encoding import ChatEncoder, TextEncoder
     from danlu.data.examples import Document
     from danlu.data.tiny_world import TinyWorld
     from danlu.files import atomic_folder
@@ -60,7 +60,7 @@ def write_material(folder: Path, stories: int) -> None:
 
 
 def _write_documents(path: Path, rows: Iterable[Any]) -> None:
-    from danlu.data.encoding import as_document
+    from danlu.data.encoded.encoding import as_document
     from danlu.data.packing import IGNORE
 
     documents = [as_document(row) for row in rows if row.arrays is not None]

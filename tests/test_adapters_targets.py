@@ -9,7 +9,7 @@ from checkpoints import sequences, tiny_decoder
 from pydantic import ValidationError
 
 from danlu.adapters.handling import adapter_names
-from danlu.adapters.low_rank import LoRALinear
+from danlu.adapters.lora.low_rank import LoRALinear
 from danlu.adapters.targets import choose_targets
 from danlu.adapters.token_ids import control_ids, with_token_ids
 from danlu.config.adapter import Ia3Config, LoraConfig, TokenRowsConfig

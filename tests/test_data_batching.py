@@ -14,8 +14,8 @@ from checkpoints import sequences, tiny_decoder
 from torch import Tensor
 
 from danlu.data.documents import IGNORE, DocumentList, TokenDocument
-from danlu.data.mixture import Mixture
-from danlu.data.passes import MixedPasses
+from danlu.data.mixing.mixture import Mixture
+from danlu.data.mixing.passes import MixedPasses
 from danlu.models.decoder import Decoder
 from danlu.train.objective import CausalLM
 from danlu.train.source import BATCHINGS, LENGTH_STEP, RowSource

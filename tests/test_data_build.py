@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from danlu.cli.app import run
-from danlu.commands.data_build import build_corpus
-from danlu.commands.data_mix import mix, parse_sources
+from danlu.commands.data.build import build_corpus
+from danlu.commands.data.mix import mix, parse_sources
 from danlu.config.data import DataSource, sources
-from danlu.data.built_corpus import draws_for, open_built_corpus
-from danlu.data.store import ArrayStore
+from danlu.data.encoded.built_corpus import draws_for, open_built_corpus
+from danlu.data.encoded.store import ArrayStore
 from danlu.errors import ConfigError, DataError, OutputError
 from danlu.tokenizer import load_tokenizer, train_bpe
 
@@ -57,10 +57,10 @@ def test_a_corpus_keeps_documents_and_their_places(world: Path, tmp_path: Path) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from danlu.commands import data_build
+from danlu.commands.data import build as data_build
 from danlu.config.data import sources
-from danlu.data import encoding_many
-from danlu.data.store_writing import StoreWriter
+from danlu.data.encoded import encoding_many
+from danlu.data.encoded.store_writing import StoreWriter
 
 encoding_many.MOST_EXAMPLES = 10
 append, left = StoreWriter.append, int(sys.argv[3])

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from danlu.data.encoding import ChatEncoder, TextEncoder, as_document
-from danlu.data.encoding_many import MOST_EXAMPLES, encode_in_order
+from danlu.data.encoded.encoding import ChatEncoder, TextEncoder, as_document
+from danlu.data.encoded.encoding_many import MOST_EXAMPLES, encode_in_order
+from danlu.data.encoded.workers import WorkerPool
 from danlu.data.examples import Conversation, Document
 from danlu.data.packing import IGNORE
-from danlu.data.workers import WorkerPool
 from danlu.errors import DataError, TokenizerError
 from danlu.tokenizer import Tokenizer, train_bpe
 

@@ -13,10 +13,10 @@ import pytest
 
 from danlu.config.data import DataSource
 from danlu.data.conversations import read_conversations
-from danlu.data.json_window import Window
-from danlu.data.locating import data_files
-from danlu.data.problems import Problems
-from danlu.data.rows import source_rows
+from danlu.data.reading.json_window import Window
+from danlu.data.reading.locating import data_files
+from danlu.data.reading.problems import Problems
+from danlu.data.reading.rows import source_rows
 from danlu.data.sources import read_corpus
 from danlu.errors import DataError, MissingExtraError
 
@@ -317,7 +317,7 @@ def test_values_are_whole_wherever_the_window_ends(tmp_path, monkeypatch):
     values = [12345, 'text \\ " 炼丹 \u0001', {"a": [True, None, -1.5e-3]}, [], "\ud83d\ude00"]
     (tmp_path / "rows").write_text(json.dumps(values), newline="")
     for size in range(1, 40):
-        monkeypatch.setattr("danlu.data.opening.CHUNK_BYTES", size)
+        monkeypatch.setattr("danlu.data.reading.opening.CHUNK_BYTES", size)
         problems = Problems()
         found = [value for _, value in Window(tmp_path / "rows", problems).items()]
         assert found == json.loads(json.dumps(values))

@@ -13,8 +13,8 @@ from chat_cases import every_control_tokenizer
 from command_line import Capture, complained, printed
 from safetensors.torch import load_file, save_file
 
-from danlu.commands.data_inspect import Plan, inspect_data, page, sample_text
-from danlu.commands.data_inspect.embedding import measure, why_untrained
+from danlu.commands.data.inspect import Plan, inspect_data, page, sample_text
+from danlu.commands.data.inspect.embedding import measure, why_untrained
 from danlu.config.data import DataSource
 from danlu.tokenizer.chat.training import render_training
 

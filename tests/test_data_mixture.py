@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.documents import DocumentList, TokenDocument
-from danlu.data.mixture import Mixture, shares_of
+from danlu.data.mixing.mixture import Mixture, shares_of
+from danlu.data.mixing.passes import MixedPasses, alone, packed, rows_in
 from danlu.data.packing import PackedRows
-from danlu.data.passes import MixedPasses, alone, packed, rows_in
 from danlu.errors import CheckpointError, DataError
 from danlu.train.source import RowSource
 

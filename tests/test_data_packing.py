@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from danlu.data.batch import IGNORE, PADDING, Batch, collate
 from danlu.data.documents import DocumentList
 from danlu.data.ledger import Ledger
+from danlu.data.mixing.sampler import RowSampler
 from danlu.data.packing import PackedRow, TokenDocument, cut_documents, pack, single_rows
-from danlu.data.sampler import RowSampler
 from danlu.errors import DataError, ShapeError
 
 

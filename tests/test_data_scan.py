@@ -9,10 +9,10 @@ import pytest
 from command_line import printed
 
 from danlu.cli.app import run
-from danlu.commands.data_scan import scan
-from danlu.data.contamination import EvaluationIndex
-from danlu.data.row_texts import RowText, RowTexts
-from danlu.data.text_units import joined, units_of
+from danlu.commands.data.scan import scan
+from danlu.data.scanning.contamination import EvaluationIndex
+from danlu.data.scanning.row_texts import RowText, RowTexts
+from danlu.data.scanning.text_units import joined, units_of
 from danlu.errors import ConfigError, DataError, OutputError
 
 SYLLABLES = ("ka", "lo", "mi", "ren", "tu", "vas", "sho", "quel", "dri", "pon")

@@ -8,10 +8,10 @@ import pytest
 from danlu.config.data import DataSource
 from danlu.data.conversations import read_conversations, read_labelled, read_preferences
 from danlu.data.examples import Conversation
-from danlu.data.marked_calls import text_of_calls, tool_calls_of
-from danlu.data.shape import shapes
+from danlu.data.shaping.marked_calls import text_of_calls, tool_calls_of
+from danlu.data.shaping.shape import shapes
+from danlu.data.shaping.tools import tools_of
 from danlu.data.sources import read_corpus
-from danlu.data.tools import tools_of
 from danlu.errors import ConfigError, DataError
 
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.config.data import DataSource
-from danlu.data import cache
-from danlu.data.cache import encoded_store, remove_old
-from danlu.data.encoding import TextEncoder
+from danlu.data.encoded import cache
+from danlu.data.encoded.cache import encoded_store, remove_old
+from danlu.data.encoded.encoding import TextEncoder
+from danlu.data.encoded.store import ArrayStore, Encoded, verify
+from danlu.data.encoded.store_writing import StoreWriter
 from danlu.data.examples import Document
 from danlu.data.sources import read_corpus
-from danlu.data.store import ArrayStore, Encoded, verify
-from danlu.data.store_writing import StoreWriter
 from danlu.errors import DataError
 from danlu.files import atomic_folder
 from danlu.tokenizer import Tokenizer, train_bpe

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from danlu.config.data import DataSource
-from danlu.data.encoding import TextEncoder
+from danlu.data.encoded.encoding import TextEncoder
 from danlu.data.examples import Document
 from danlu.data.ledger import Ledger
-from danlu.data.passes import alone, packed
-from danlu.data.streaming import StreamedPasses, StreamOptions
+from danlu.data.mixing.passes import alone, packed
+from danlu.data.mixing.streaming import StreamedPasses, StreamOptions
 from danlu.errors import DataError
 from danlu.tokenizer import Tokenizer, train_bpe
 from danlu.train.source import RowSource

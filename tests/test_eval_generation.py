@@ -12,8 +12,8 @@ from engine_parts import tiny_decoder, tiny_llm, tiny_tokenizer
 from danlu.config.evaluation import EvaluationConfig
 from danlu.config.train import TrainOptions
 from danlu.data.examples import Conversation
+from danlu.data.mixing.passes import SamePasses
 from danlu.data.packing import PackedRow, TokenDocument
-from danlu.data.passes import SamePasses
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError, RequestError
 from danlu.eval.generation import GENERATED, text_evaluations
@@ -21,7 +21,7 @@ from danlu.eval.text_metrics import text_scores
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
 from danlu.train.checkpoint import checkpoint_folders
-from danlu.train.evaluation import Evaluation
+from danlu.train.evaluating.evaluation import Evaluation
 from danlu.train.loop import CHECKPOINTS, METRICS, SAMPLES, Job, train
 from danlu.train.metrics import read_metrics
 from danlu.train.objective import CausalLM

@@ -8,14 +8,14 @@ from align_parts import pairs as rows_of_pairs
 from align_parts import write_rows
 
 from danlu.data.conversations import read_labelled, read_preferences
-from danlu.data.examples import LabelledAnswer, PreferencePair
-from danlu.data.ledger import Ledger
-from danlu.data.preference_encoding import (
+from danlu.data.encoded.preference_encoding import (
     Rendering,
     encode_comparisons,
     encode_judgements,
     labelled,
 )
+from danlu.data.examples import LabelledAnswer, PreferencePair
+from danlu.data.ledger import Ledger
 from danlu.data.preferences import AnsweredPrompt, Comparison, Judgement, with_mismatched
 from danlu.errors import DataError
 from danlu.tokenizer import Tokenizer, train_bpe

@@ -12,11 +12,11 @@ import pytest
 from train_parts import STEPS, left_behind, packed_rows, tiny_job
 
 from danlu.config.adapter import LoraConfig
-from danlu.data.passes import SamePasses
+from danlu.data.mixing.passes import SamePasses
 from danlu.errors import CheckpointError, OutputError
 from danlu.train import checkpoint
-from danlu.train.best import BEST
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint, load_newest
+from danlu.train.evaluating.best import BEST
 from danlu.train.loop import CHECKPOINTS, METRICS, Job, train
 from danlu.train.metrics import StepLog, read_metrics
 from danlu.train.source import RowSource

@@ -9,7 +9,7 @@ import pytest
 from train_parts import timeless
 
 from danlu.commands import training_data
-from danlu.commands.data_build import build_corpus
+from danlu.commands.data.build import build_corpus
 from danlu.commands.finetune import run_finetune
 from danlu.commands.pretrain import run_pretrain
 from danlu.config.adapter import LoraConfig

@@ -14,10 +14,10 @@ from danlu.config.adapter import LoraConfig
 from danlu.data.batch import IGNORE, Batch
 from danlu.errors import CheckpointError, ConfigError
 from danlu.models.decoder import Decoder
-from danlu.train.best import BEST, Best
 from danlu.train.checkpoint import checkpoint_folders, load_checkpoint
-from danlu.train.evaluation import Evaluated
-from danlu.train.held_out import held_out_loss, held_out_metrics
+from danlu.train.evaluating.best import BEST, Best
+from danlu.train.evaluating.evaluation import Evaluated
+from danlu.train.evaluating.held_out import held_out_loss, held_out_metrics
 from danlu.train.loop import CHECKPOINTS, METRICS, SAMPLES, Job, Outcome, train
 from danlu.train.metrics import read_metrics
 from danlu.train.objective import CausalLM

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from danlu.config.train import TrainOptions
 from danlu.errors import CheckpointError
-from danlu.train import optimizer_8bit
-from danlu.train.optimizer import optimizer_for
-from danlu.train.optimizer_8bit import AdamW8bit, dequantize, dynamic_map, quantize
-from danlu.train.optimizer_set import OffloadedSet, OptimizerSet
+from danlu.train.optimization import optimizer_8bit
+from danlu.train.optimization.optimizer import optimizer_for
+from danlu.train.optimization.optimizer_8bit import AdamW8bit, dequantize, dynamic_map, quantize
+from danlu.train.optimization.optimizer_set import OffloadedSet, OptimizerSet
 
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "muon", "sgd")
 RATES = {"adafactor": 0.3, "sgd": 3.0}

@@ -83,7 +83,7 @@ def options(case: Path) -> TrainOptions:
 
 def test_all_runs_are_replayed() -> None:
     families = ("bloom", "llama", "qwen2")
-    assert CASES == [f"train-{kind}-{family}" for kind in ("full", "lora") for family in families]
+    assert [f"train-{kind}-{family}" for kind in ("full", "lora") for family in families] == CASES
 
 
 @pytest.mark.parametrize("name", CASES)

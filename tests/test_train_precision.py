@@ -10,10 +10,11 @@ from train_parts import STEPS, left_behind, tiny_job
 
 from danlu.config.adapter import LoraConfig
 from danlu.errors import TrainingError
-from danlu.train import loss_scale, step
+from danlu.train import step
 from danlu.train.loop import METRICS, train
-from danlu.train.loss_scale import DynamicScaling
 from danlu.train.metrics import read_metrics
+from danlu.train.optimization import loss_scale
+from danlu.train.optimization.loss_scale import DynamicScaling
 
 
 def test_the_scale_follows_gradscaler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from danlu.config.train import TrainOptions
 from danlu.errors import ConfigError
-from danlu.train.schedule import interval, scheduled_rate
+from danlu.train.optimization.schedule import interval, scheduled_rate
 
 
 def rates(steps: int = 8, **options: Any) -> list[float]:
@@ -56,7 +56,7 @@ def test_intervals_are_steps_or_epochs() -> None:
     assert interval(7, None, None) == 7
     assert interval(None, None, None) is None
     assert [interval(200, epochs, 10.0) for epochs in (1.0, 0.25, 0.01)] == [10, 2, 1]
-    with pytest.raises(ConfigError, match="An interval of 0.5 epochs is asked for"):
+    with pytest.raises(ConfigError, match=r"An interval of 0\.5 epochs is asked for"):
         interval(None, 0.5, None)
 
 

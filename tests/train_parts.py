@@ -11,8 +11,8 @@ from danlu.adapters.handling import attach_adapter
 from danlu.config.adapter import LoraConfig
 from danlu.config.train import TrainOptions
 from danlu.data.batch import IGNORE, Batch
+from danlu.data.mixing.passes import SamePasses
 from danlu.data.packing import PackedRow, TokenDocument, pack
-from danlu.data.passes import SamePasses
 from danlu.models.decoder import Decoder
 from danlu.models.family import discover
 from danlu.train.loop import CHECKPOINTS, METRICS, Job

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from danlu.adapters.front.ptuning_v2 import find_encoder
 from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.ptuning_v2 import find_encoder
 from danlu.errors import AdapterError
 from danlu.files import atomic_file, write_json
 from danlu.tokenizer.stamp import STAMP, add_to_stamp, read_stamp

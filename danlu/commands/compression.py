@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.opening import read_lines
-from danlu.data.problems import Problems, raise_problems
+from danlu.data.reading.opening import read_lines
+from danlu.data.reading.problems import Problems, raise_problems
 from danlu.data.sources import EXTENSIONS, read_corpus
 from danlu.data.text_kinds import CHINESE, CODE, ENGLISH, parts_by_kind
 from danlu.data.tiny_world import TinyWorld

@@ -15,8 +15,8 @@ from typing import Any
 
 from danlu.commands.manifest import write_manifest
 from danlu.commands.vocabulary_rows import Checkpoint, NewRows, RowCounts, holds_model
-from danlu.data.opening import read_lines
-from danlu.data.problems import Problems, raise_problems
+from danlu.data.reading.opening import read_lines
+from danlu.data.reading.problems import Problems, raise_problems
 from danlu.data.sources import read_corpus
 from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.files import atomic_folder, refuse_existing

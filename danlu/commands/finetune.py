@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from danlu.commands.data_inspect.sample import sample_text
+from danlu.commands.data.inspect.sample import sample_text
 from danlu.commands.training import check_length, facts, training_job
 from danlu.commands.training_data import chat_encoder, conversation_rows
 from danlu.commands.tuning import masters_of, open_inputs, open_tuned, write_tuned
@@ -17,7 +17,7 @@ from danlu.files import atomic_folder, only_run, write_text
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
-from danlu.train.evaluation import Evaluation
+from danlu.train.evaluating.evaluation import Evaluation
 from danlu.train.loop import train
 from danlu.train.run_folder import RunFolder, RunResult
 

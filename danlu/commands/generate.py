@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.problems import Problems, raise_problems
-from danlu.data.rows import read_rows
+from danlu.data.reading.problems import Problems, raise_problems
+from danlu.data.reading.rows import read_rows
 from danlu.engine.llm import LLM, Conversation, Generation
 from danlu.engine.sampling import SamplingParams
 from danlu.errors import DataError, OutputError

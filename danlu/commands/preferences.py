@@ -16,14 +16,14 @@ from danlu.config.objective import (
     SimpoConfig,
 )
 from danlu.data.conversations import read_labelled, read_preferences
-from danlu.data.examples import LabelledAnswer
-from danlu.data.ledger import Ledger
-from danlu.data.preference_encoding import (
+from danlu.data.encoded.preference_encoding import (
     Rendering,
     encode_comparisons,
     encode_judgements,
     labelled,
 )
+from danlu.data.examples import LabelledAnswer
+from danlu.data.ledger import Ledger
 from danlu.data.preferences import Comparison, Example, Judgement, with_mismatched
 from danlu.progress import Progress
 from danlu.tokenizer import Tokenizer

@@ -11,14 +11,14 @@ import torch
 from danlu.adapters.handling import lr_scales
 from danlu.commands.training_data import TrainingRows
 from danlu.config.train import TrainOptions
-from danlu.data.passes import Passes, rows_in
+from danlu.data.mixing.passes import Passes, rows_in
 from danlu.engine.placement import choose_device
 from danlu.errors import ConfigError
 from danlu.loading import save_decoder
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.stamp import write_stamp
-from danlu.train.evaluation import Evaluation
+from danlu.train.evaluating.evaluation import Evaluation
 from danlu.train.loop import Job
 from danlu.train.manifest import packing_counts, parameter_counts, parents
 from danlu.train.objective import CausalLM

@@ -7,19 +7,19 @@ from typing import Any
 
 from danlu.config.data import DataSource, FinetuneData, PretrainData, ReadingOptions
 from danlu.config.train import TrainOptions
-from danlu.data.built_corpus import is_built_corpus, open_built_corpus
-from danlu.data.cache import Reader, cache_folder, encoded_store
 from danlu.data.conversations import read_conversations
-from danlu.data.encoding import ChatEncoder, Encoder, TextEncoder
+from danlu.data.encoded.built_corpus import is_built_corpus, open_built_corpus
+from danlu.data.encoded.cache import Reader, cache_folder, encoded_store
+from danlu.data.encoded.encoding import ChatEncoder, Encoder, TextEncoder
+from danlu.data.encoded.store import ArrayStore
+from danlu.data.encoded.workers import available_cores
 from danlu.data.ledger import Ledger
-from danlu.data.mixture import Mixture, Share, shares_of
+from danlu.data.mixing.mixture import Mixture, Share, shares_of
+from danlu.data.mixing.passes import MixedPasses, Passes
+from danlu.data.mixing.sides import Side, split_sides, whole_side
+from danlu.data.mixing.streaming import StreamedPasses, StreamOptions
 from danlu.data.packing import PackedRow
-from danlu.data.passes import MixedPasses, Passes
-from danlu.data.sides import Side, split_sides, whole_side
 from danlu.data.sources import read_corpus
-from danlu.data.store import ArrayStore
-from danlu.data.streaming import StreamedPasses, StreamOptions
-from danlu.data.workers import available_cores
 from danlu.errors import ConfigError
 from danlu.progress import Progress
 from danlu.tokenizer import Tokenizer

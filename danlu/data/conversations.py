@@ -21,13 +21,13 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from danlu.config.data import DataSource
 from danlu.data.examples import USER, Conversation, LabelledAnswer, PreferencePair
-from danlu.data.fields import BadRow, Row, described, present
-from danlu.data.locating import as_source
-from danlu.data.marked_calls import with_tool_calls
-from danlu.data.problems import Problems, raise_problems
-from danlu.data.rows import source_rows
-from danlu.data.shape import COMMON_KEYS, Example, Shape, keys_of_rows, named_shape, shapes
-from danlu.data.turns import check_turns, mended
+from danlu.data.reading.locating import as_source
+from danlu.data.reading.problems import Problems, raise_problems
+from danlu.data.reading.rows import source_rows
+from danlu.data.shaping.fields import BadRow, Row, described, present
+from danlu.data.shaping.marked_calls import with_tool_calls
+from danlu.data.shaping.shape import COMMON_KEYS, Example, Shape, keys_of_rows, named_shape, shapes
+from danlu.data.shaping.turns import check_turns, mended
 from danlu.errors import did_you_mean
 
 _READERS: Mapping[type[Example], str] = {

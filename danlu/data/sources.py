@@ -5,9 +5,9 @@ without these marks, paragraphs (parted by blank lines) are gathered greedily in
 to `TARGET_CHARS` characters, so that neighbours stay together; a longer paragraph is parted between
 its lines, and a line is never cut.
 
-Rows (every form of `danlu/data/rows.py`; a table only if it has the column). A text; an object with
-the text under `text_key`; or an object without that key but with ``lines``, a list of texts, which
-are joined by line ends under the ``title``, if there is one.
+Rows (every form of `danlu/data/reading/rows.py`; a table only if it has the column). A text; an
+object with the text under `text_key`; or an object without that key but with ``lines``, a list of
+texts, which are joined by line ends under the ``title``, if there is one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from danlu.config.data import DataSource
 from danlu.data.examples import Document
-from danlu.data.holding_out import draw, held_out_limit
-from danlu.data.locating import EXTENSIONS, Place, as_source, places_of
-from danlu.data.opening import Content, content_of, read_lines
-from danlu.data.problems import Problems, raise_problems
-from danlu.data.rows import names_rows, rows_of
-from danlu.data.table_rows import header_of
+from danlu.data.mixing.holding_out import draw, held_out_limit
+from danlu.data.reading.locating import EXTENSIONS, Place, as_source, places_of
+from danlu.data.reading.opening import Content, content_of, read_lines
+from danlu.data.reading.problems import Problems, raise_problems
+from danlu.data.reading.rows import names_rows, rows_of
+from danlu.data.reading.table_rows import header_of
 from danlu.errors import ConfigError, DataError
 
 __all__ = ["EXTENSIONS", "Document", "held_out_split", "read_corpus"]

@@ -1,7 +1,7 @@
 """What a model in training writes: answers to held-out conversations, judged, and to own prompts.
 
-Both are evaluations of a training run (`danlu.train.evaluation`). They go through the engine that
-serves the model later, and decode greedily, so equal weights write equal answers.
+Both are evaluations of a training run (`danlu.train.evaluating.evaluation`). They go through the
+engine that serves the model later, and decode greedily, so equal weights write equal answers.
 """
 
 import json
@@ -20,7 +20,7 @@ from danlu.eval.text_metrics import text_scores
 from danlu.files import write_text
 from danlu.models.decoder import Decoder
 from danlu.tokenizer import Tokenizer
-from danlu.train.evaluation import Evaluated, Evaluation
+from danlu.train.evaluating.evaluation import Evaluated, Evaluation
 
 GENERATED = "generated.jsonl"
 

@@ -4,7 +4,7 @@
                             optimizer.safetensors   moments and step counts
                             state.json              counters, data cursor, random states, loss
                                                     scale, best evaluation, checksums
-    checkpoints/best/       the same files, weights only: where `danlu.train.best` compares
+    checkpoints/best/       the same files, weights only (`danlu.train.evaluating.best`)
 
 A checkpoint appears as a whole or not at all. Nothing is pickled.
 """

@@ -6,9 +6,9 @@ from typing import Generic, TypeVar
 
 from danlu.config.train import TrainOptions
 from danlu.models.decoder import Decoder
-from danlu.train.best import Best
 from danlu.train.checkpoint import Counters
-from danlu.train.evaluation import Evaluation
+from danlu.train.evaluating.best import Best
+from danlu.train.evaluating.evaluation import Evaluation
 from danlu.train.objective import Objective
 from danlu.train.precision import Masters
 from danlu.train.source import BatchSource

@@ -13,18 +13,18 @@ from typing import Generic, TypeVar
 
 from danlu.errors import TrainingError
 from danlu.progress import Progress, Silent, working
-from danlu.train.best import BestModel
 from danlu.train.checkpoint import Counters, Snapshot, load_newest, save_checkpoint
-from danlu.train.evaluation import Evaluation, Evaluator, HeldOut, check_best_metric
+from danlu.train.evaluating.best import BestModel
+from danlu.train.evaluating.evaluation import Evaluation, Evaluator, HeldOut, check_best_metric
 from danlu.train.interrupt import deferred_interrupt
 from danlu.train.job import Job, Outcome
 from danlu.train.memory import memory_errors
 from danlu.train.metrics import Record, StepLog, resident_bytes
 from danlu.train.noise import noisy_embeddings
 from danlu.train.objective import take_metrics
+from danlu.train.optimization.schedule import interval
 from danlu.train.recompute import recomputed_blocks
 from danlu.train.rng import own_rng, restore_rng, rng_state
-from danlu.train.schedule import interval
 from danlu.train.step import Stepper, StepResult
 
 __all__ = ["CHECKPOINTS", "METRICS", "SAMPLES", "Job", "Outcome", "train"]

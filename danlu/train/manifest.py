@@ -11,9 +11,9 @@ from torch import nn
 
 import danlu
 from danlu.config.data import DataSource
-from danlu.data.locating import as_source
 from danlu.data.packing import PackedRow, PackedRows
-from danlu.data.source_files import described, source_files
+from danlu.data.reading.locating import as_source
+from danlu.data.reading.source_files import described, source_files
 from danlu.train.checkpoint import file_sha256
 
 MANIFEST = "run.json"

@@ -4,7 +4,7 @@ Weights are always moved in float32. A model that computes in bfloat16 gets floa
 its gradients are added up in float32 over the micro-batches of a step, and the masters are rounded
 into the model after it. Parameters that are float32 already (a plain fp32 run, LoRA matrices on a
 bfloat16 base) are their own masters. All of this holds for float16 too, whose losses are scaled
-besides (`danlu.train.loss_scale`).
+besides (`danlu.train.optimization.loss_scale`).
 """
 
 from collections.abc import Mapping

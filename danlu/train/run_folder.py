@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class FinalMetrics:
     """What a finished run measured; losses in nats per target token.
 
-    `best` is the best evaluation (`danlu.train.best`), where the run compares them.
+    `best` is the best evaluation (`danlu.train.evaluating.best`), where the run compares them.
     """
 
     steps: int

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from danlu.data.batch import Batch, collate
+from danlu.data.mixing.passes import Arrange, Passes, alone, packed
+from danlu.data.mixing.sampler import Order, by_length, order_of_pass, shuffled
 from danlu.data.packing import PackedRow
-from danlu.data.passes import Arrange, Passes, alone, packed
-from danlu.data.sampler import Order, by_length, order_of_pass, shuffled
 from danlu.errors import CheckpointError
 
 LENGTH_STEP = 32

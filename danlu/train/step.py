@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from danlu.train.job import Job
-from danlu.train.loss_scale import scaling_for
 from danlu.train.objective import begin_step
-from danlu.train.optimizer import clip_factor, optimizer_for, scale_gradients
-from danlu.train.schedule import scheduled_rate
+from danlu.train.optimization.loss_scale import scaling_for
+from danlu.train.optimization.optimizer import clip_factor, optimizer_for, scale_gradients
+from danlu.train.optimization.schedule import scheduled_rate
 from danlu.train.watchdog import FailedStep, non_finite_error
 
 B = TypeVar("B")
@@ -25,7 +25,7 @@ class StepResult:
     Attributes:
         loss: per target, before the step.
         grad_norm: per target, before clipping; None if the step was skipped (see
-            `danlu.train.loss_scale`).
+            `danlu.train.optimization.loss_scale`).
         learning_rate: of this step.
         targets: how many terms the loss sums; the sum of their weights, where they have some.
     """

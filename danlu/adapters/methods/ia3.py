@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from danlu.adapters.attached import Adaptable
 from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.peft_config import key_problems
-from danlu.adapters.peft_reading import (
+from danlu.adapters.peft.config import key_problems
+from danlu.adapters.peft.reading import (
     Reading,
     on_base,
     owners,
@@ -17,8 +17,8 @@ from danlu.adapters.peft_reading import (
     sizes,
     split_rows,
 )
-from danlu.adapters.peft_tensors import KEY_PREFIX, Parts, read_parts
-from danlu.adapters.peft_writing import published_replacements
+from danlu.adapters.peft.tensors import KEY_PREFIX, Parts, read_parts
+from danlu.adapters.peft.writing import published_replacements
 from danlu.adapters.scaling import ScaledInputs, ScaledOutputs, ones
 from danlu.adapters.targets import EMBEDDING, choose_targets, named_layers
 from danlu.adapters.wrapping import Wrapped, Wrapping

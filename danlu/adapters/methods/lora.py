@@ -9,17 +9,17 @@ from collections.abc import Mapping
 import torch
 
 from danlu.adapters.attached import Adaptable
-from danlu.adapters.fresh import fresh_copies, fresh_updates
-from danlu.adapters.low_rank import LoRALinear
-from danlu.adapters.low_rank_embedding import LoRAEmbedding
+from danlu.adapters.lora.fresh import fresh_copies, fresh_updates
+from danlu.adapters.lora.low_rank import LoRALinear
+from danlu.adapters.lora.low_rank_embedding import LoRAEmbedding
 from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.peft_config import lora_problems
-from danlu.adapters.peft_experts import spread_experts
-from danlu.adapters.peft_low_rank import read_low_rank
-from danlu.adapters.peft_reading import Reading, missing_targets, read_replacements
-from danlu.adapters.peft_rows import fresh_rows, read_rows
-from danlu.adapters.peft_tensors import read_parts
-from danlu.adapters.peft_writing import write_lora
+from danlu.adapters.peft.config import lora_problems
+from danlu.adapters.peft.experts import spread_experts
+from danlu.adapters.peft.low_rank import read_low_rank
+from danlu.adapters.peft.reading import Reading, missing_targets, read_replacements
+from danlu.adapters.peft.rows import fresh_rows, read_rows
+from danlu.adapters.peft.tensors import read_parts
+from danlu.adapters.peft.writing import write_lora
 from danlu.adapters.token_ids import known_ids
 from danlu.adapters.wrapping import Wrapping
 from danlu.config.adapter import LoraConfig

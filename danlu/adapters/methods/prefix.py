@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from danlu.adapters.key_values import (
+from danlu.adapters.front.key_values import (
     KeyValuePrefix,
     ProjectedTable,
     Table,
@@ -19,8 +19,7 @@ from danlu.adapters.key_values import (
     table_of_tokens,
     table_width,
 )
-from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.prefixing import (
+from danlu.adapters.front.prefixing import (
     TENSOR,
     Prefixing,
     check_keys,
@@ -31,8 +30,9 @@ from danlu.adapters.prefixing import (
     read_table,
     refuse,
 )
-from danlu.adapters.ptuning_v2 import PEFT_TYPE as PTUNING_V2
-from danlu.adapters.ptuning_v2 import read_encoder
+from danlu.adapters.front.ptuning_v2 import PEFT_TYPE as PTUNING_V2
+from danlu.adapters.front.ptuning_v2 import read_encoder
+from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.config.adapter import PrefixConfig
 from danlu.nn.prefix import Prefixable
 from danlu.weights.rules import Entry

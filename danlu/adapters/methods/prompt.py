@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.prefixing import (
+from danlu.adapters.front.prefixing import (
     TENSOR,
     Prefixing,
     check_keys,
@@ -23,6 +22,7 @@ from danlu.adapters.prefixing import (
     read_table,
     refuse,
 )
+from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.config.adapter import PromptConfig
 from danlu.config.base import Config
 from danlu.errors import AdapterError

@@ -9,10 +9,10 @@ import torch
 
 from danlu.adapters.attached import Adaptable
 from danlu.adapters.method import AdapterContent, AdapterSource
-from danlu.adapters.peft_config import key_problems
-from danlu.adapters.peft_reading import Reading
-from danlu.adapters.peft_rows import fresh_rows, published_rows, read_rows
-from danlu.adapters.peft_tensors import KEY_PREFIX, read_parts
+from danlu.adapters.peft.config import key_problems
+from danlu.adapters.peft.reading import Reading
+from danlu.adapters.peft.rows import fresh_rows, published_rows, read_rows
+from danlu.adapters.peft.tensors import KEY_PREFIX, read_parts
 from danlu.adapters.token_ids import known_ids
 from danlu.adapters.wrapping import Wrapping
 from danlu.config.adapter import TokenRowsConfig

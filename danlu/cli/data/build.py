@@ -38,7 +38,7 @@ def command(
 
     - danlu pretrain pretrain.yaml data.corpus=runs/corpus data.held_out_fraction=0.01
     """
-    from danlu.commands.data_build import build_corpus
+    from danlu.commands.data.build import build_corpus
     from danlu.config.data import DataSource
 
     sources = [DataSource(path=path, text_key=text_key) for path in corpus]

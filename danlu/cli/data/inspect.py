@@ -15,7 +15,7 @@ from danlu.cli.terminal import print_rows, results
 from danlu.errors import ConfigError
 
 if TYPE_CHECKING:
-    from danlu.commands.data_inspect import Inspection, Plan, RowView, TokenView
+    from danlu.commands.data.inspect import Inspection, Plan, RowView, TokenView
 
 STYLES = {
     "system": "magenta",
@@ -78,7 +78,7 @@ def command(
 
     - danlu data inspect --model MODEL --data rows.jsonl --format chatml
     """
-    from danlu.commands.data_inspect import inspect_data, page
+    from danlu.commands.data.inspect import inspect_data, page
     from danlu.files import write_text
 
     plan = _plan(arguments or [], model, data or [], family, format, shape, learn, max_tokens)
@@ -105,7 +105,7 @@ def _plan(
     learn: Literal["answers", "last", "all"] | None,
     max_tokens: int | None,
 ) -> "Plan":
-    from danlu.commands.data_inspect import Plan, plan_of_run
+    from danlu.commands.data.inspect import Plan, plan_of_run
     from danlu.config.data import DataSource
 
     run_file, overrides = split_arguments(arguments)
@@ -182,7 +182,7 @@ def _print_row(inspection: "Inspection", row: "RowView") -> None:
 
 def _text_of(inspection: "Inspection", token: "TokenView") -> str:
     """Return what a token shows, and what is learned in its place."""
-    from danlu.commands.data_inspect import label_text
+    from danlu.commands.data.inspect import label_text
 
     if token.label is None or token.label == token.token_id:
         return token.text

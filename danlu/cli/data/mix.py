@@ -51,7 +51,7 @@ def command(
 
     - danlu data mix 0.3 en/ 0.7 zh/ --kind text --temperature inf --tokenizer runs/tokenizer
     """
-    from danlu.commands.data_mix import mix, parse_sources
+    from danlu.commands.data.mix import mix, parse_sources
 
     with shown_progress() as progress:
         report = mix(

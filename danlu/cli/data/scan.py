@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from danlu.data.contamination import Overlap
+    from danlu.data.scanning.contamination import Overlap
 
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_rows, remarks
@@ -48,7 +48,7 @@ def command(
 
     - danlu data scan train/ corpus.txt --against eval/ --out contamination.json --fail-over 0
     """
-    from danlu.commands.data_scan import refuse_more_than, scan
+    from danlu.commands.data.scan import refuse_more_than, scan
 
     with shown_progress() as progress:
         report = scan(training, against, ngram, min_share, out, progress)

@@ -5,9 +5,9 @@ The question is the instruction and, on the next line, the input. Dolly's files 
 """
 
 from danlu.data.examples import Conversation
-from danlu.data.fields import BadRow, Row, list_of, optional_text, text_of
-from danlu.data.shape import Shape, conversation
-from danlu.data.turns import rounds, system_of
+from danlu.data.shaping.fields import BadRow, Row, list_of, optional_text, text_of
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import rounds, system_of
 
 
 def _read(row: Row, origin: str) -> list[Conversation]:

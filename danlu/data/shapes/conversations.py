@@ -6,9 +6,9 @@ Qwen's and Baichuan2's files say user and assistant; Aquila's have the system te
 """
 
 from danlu.data.examples import Conversation
-from danlu.data.fields import Row
-from danlu.data.shape import Shape, conversation
-from danlu.data.turns import messages_of, system_of
+from danlu.data.shaping.fields import Row
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import messages_of, system_of
 
 
 def _read(row: Row, origin: str) -> list[Conversation]:

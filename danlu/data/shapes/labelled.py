@@ -5,8 +5,8 @@ The judgement is `label` (true or false) or `kto_tag`; the conversation has any 
 """
 
 from danlu.data.examples import Conversation, LabelledAnswer
-from danlu.data.fields import BadRow, Row, truth_of
-from danlu.data.shape import Shape, shapes
+from danlu.data.shaping.fields import BadRow, Row, truth_of
+from danlu.data.shaping.shape import Shape, shapes
 
 TAGS = ("kto_tag", "label")
 _TRUTHS = ("true", "false")

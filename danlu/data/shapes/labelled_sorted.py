@@ -1,11 +1,11 @@
 """`src`, `tgt`, one `response` and its `sort`: 1 for a good answer, else 0 or -1 (PaddleNLP)."""
 
 from danlu.data.examples import LabelledAnswer
-from danlu.data.fields import BadRow, Row
-from danlu.data.shape import Shape, kind_of
 from danlu.data.shapes.preference_sorted import asked_in, responses_of
-from danlu.data.tools import tools_of
-from danlu.data.turns import answer
+from danlu.data.shaping.fields import BadRow, Row
+from danlu.data.shaping.shape import Shape, kind_of
+from danlu.data.shaping.tools import tools_of
+from danlu.data.shaping.turns import answer
 
 
 def _read(row: Row, origin: str) -> list[LabelledAnswer]:

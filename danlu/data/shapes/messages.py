@@ -1,9 +1,9 @@
 """`messages`: `[{"role": ..., "content": ...}, ...]`, with `tools` beside them (OpenAI's form)."""
 
 from danlu.data.examples import Conversation
-from danlu.data.fields import Row
-from danlu.data.shape import Shape, conversation
-from danlu.data.turns import messages_of, system_of
+from danlu.data.shaping.fields import Row
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import messages_of, system_of
 
 
 def _read(row: Row, origin: str) -> list[Conversation]:

@@ -8,11 +8,11 @@ of `score_chosen` and `score_rejected`.
 """
 
 from danlu.data.examples import ASSISTANT, Message, PreferencePair
-from danlu.data.fields import BadRow, Row, described, number_of, text_of
-from danlu.data.shape import Shape, kind_of
 from danlu.data.shapes.alpaca import history_of, question_of
-from danlu.data.tools import tools_of
-from danlu.data.turns import answer, message_of, messages_of, question, rounds, system_of
+from danlu.data.shaping.fields import BadRow, Row, described, number_of, text_of
+from danlu.data.shaping.shape import Shape, kind_of
+from danlu.data.shaping.tools import tools_of
+from danlu.data.shaping.turns import answer, message_of, messages_of, question, rounds, system_of
 
 _SCORES = ("score_chosen", "score_rejected")
 

@@ -4,11 +4,11 @@ PaddleNLP's form: `src` has one text more than `tgt`, the question that both res
 """
 
 from danlu.data.examples import Message, PreferencePair
-from danlu.data.fields import BadRow, Row, list_of, texts_of
-from danlu.data.shape import Shape, kind_of
 from danlu.data.shapes.src_tgt import context_of
-from danlu.data.tools import tools_of
-from danlu.data.turns import answer, question, rounds
+from danlu.data.shaping.fields import BadRow, Row, list_of, texts_of
+from danlu.data.shaping.shape import Shape, kind_of
+from danlu.data.shaping.tools import tools_of
+from danlu.data.shaping.turns import answer, question, rounds
 
 
 def _read(row: Row, origin: str) -> list[PreferencePair]:

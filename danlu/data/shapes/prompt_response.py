@@ -4,9 +4,9 @@ The prompt may also be a list of messages, and the completion a list with the an
 """
 
 from danlu.data.examples import Conversation, Message
-from danlu.data.fields import BadRow, Row, text_of
-from danlu.data.shape import Shape, conversation
-from danlu.data.turns import answer, messages_of, question, system_of
+from danlu.data.shaping.fields import BadRow, Row, text_of
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import answer, messages_of, question, system_of
 
 QUESTIONS, ANSWERS = ("prompt", "question"), ("response", "completion", "answer")
 

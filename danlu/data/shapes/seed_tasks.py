@@ -4,10 +4,10 @@ Each instance becomes a conversation of its own.
 """
 
 from danlu.data.examples import Conversation
-from danlu.data.fields import BadRow, Row, list_of, text_of
-from danlu.data.shape import Shape, conversation
 from danlu.data.shapes.alpaca import question_of
-from danlu.data.turns import rounds, system_of
+from danlu.data.shaping.fields import BadRow, Row, list_of, text_of
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import rounds, system_of
 
 
 def _read(row: Row, origin: str) -> list[Conversation]:

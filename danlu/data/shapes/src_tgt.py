@@ -1,9 +1,9 @@
 """`src` and `tgt`: two texts or two lists of equal length, with `context.system` (PaddleNLP)."""
 
 from danlu.data.examples import Conversation, Message
-from danlu.data.fields import BadRow, Row, described, texts_of
-from danlu.data.shape import Shape, conversation
-from danlu.data.turns import rounds, system_of
+from danlu.data.shaping.fields import BadRow, Row, described, texts_of
+from danlu.data.shaping.shape import Shape, conversation
+from danlu.data.shaping.turns import rounds, system_of
 from danlu.errors import did_you_mean
 
 

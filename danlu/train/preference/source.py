@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from danlu.data.mixing.sampler import RowSampler
 from danlu.data.preferences import Comparison, Example, Judgement
-from danlu.data.sampler import RowSampler
 from danlu.errors import CheckpointError
 from danlu.train.preference.batch import (
     JudgedBatch,

@@ -1,0 +1,1 @@
+"""What stands in front of every text: prefixes, prompts, P-Tuning v2."""

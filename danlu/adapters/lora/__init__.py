@@ -1,0 +1,1 @@
+"""Low-rank updates: what they compute, and how they begin."""

@@ -1,0 +1,1 @@
+"""What `danlu data` does: inspect, build, mix, scan."""

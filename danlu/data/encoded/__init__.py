@@ -1,0 +1,1 @@
+"""Examples as arrays of tokens: encoded by several processes, kept on the disk by content."""

@@ -1,0 +1,1 @@
+"""Which rows are seen when: sides, mixtures, passes, streams."""

@@ -1,0 +1,1 @@
+"""Contamination: evaluation items found in training data."""

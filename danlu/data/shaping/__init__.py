@@ -1,0 +1,1 @@
+"""What row shapes are made of: typed fields, turns of speakers, functions and calls."""

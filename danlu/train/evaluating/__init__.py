@@ -1,0 +1,1 @@
+"""What is evaluated while training, and which weights were best."""

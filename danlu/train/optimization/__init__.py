@@ -1,0 +1,1 @@
+"""How weights are moved: optimizers, their states, rates and loss scales."""
