@@ -118,6 +118,7 @@ def test_baichuan_is_whole_without_its_flag_and_rank_1_with_it(tmp_path: Path) -
 def test_paddle_devices_become_rows_of_one_batch(tmp_path: Path) -> None:
     run = run_of(LAUNCH + "finetune_generation.py ./llama/sft_argument.json", tmp_path)
     assert (run.train.micro_batch_size, run.train.global_batch_size) == (4, 64)
+    assert (run.data.max_prompt_tokens, run.data.max_seq_len) == (1024, 2048)
     split = LAUNCH + "finetune_generation.py ./llama/sft_argument.json --tensor_parallel_degree 4"
     assert run_of(split, tmp_path).train.global_batch_size == 16
 

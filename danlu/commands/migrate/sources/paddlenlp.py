@@ -154,7 +154,7 @@ _PARALLEL = needs_nothing("runs on one device, with the same global batch")
 _RULES: Mapping[str, Rule] = {
     **COMPLETE_RULES,
     "max_length": becomes("data.max_seq_len", int),
-    "src_length": needs_nothing("max_seq_len bounds question and answer together"),
+    "src_length": becomes("data.max_prompt_tokens", int),
     "chat_template": becomes("data.chat_format"),
     "dataset_name_or_path": needs_nothing("becomes data.instructions and data.held_out"),
     "task_name": has_no_counterpart("a data set is a file, a folder or hub:owner/name"),
