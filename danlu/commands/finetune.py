@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from danlu.commands.training_data import chat_encoder, conversation_rows
 from danlu.commands.tuning import masters_of, open_inputs, open_tuned, write_tuned
 from danlu.config.run import FinetuneRun
 from danlu.data.conversations import read_conversations
+from danlu.errors import TokenizerError
 from danlu.eval.generation import text_evaluations
 from danlu.files import atomic_folder, only_run, write_text
 from danlu.models.decoder import Decoder
@@ -58,6 +60,7 @@ def _train(
     evaluations = _evaluations(run, decoder, tokenizer, folder.path)
     job = training_job(decoder, masters, rows, run.train, run.seed, evaluations)
     with folder.recording(rows.ledgers, facts(decoder, rows, job.steps, _models(run))):
+        _write_sample(run, tokenizer, folder.path)
         outcome = train(job, folder.path, progress)
         with atomic_folder(folder.output, replace=True) as temporary:
             write_tuned(
@@ -67,11 +70,15 @@ def _train(
 
 
 def _write_sample(run: FinetuneRun, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the first conversation as the model sees it: what it reads, and what it learns."""
-    first = next(iter(read_conversations(run.data.instructions[0])))
-    text = chat_encoder(run.data, tokenizer)().rendered(first)
-    write_text(folder / SAMPLE, sample_text(tokenizer, text, first.origin) + "\n")
-    _log.info("The first sample, as the model reads and learns it: %s", folder / SAMPLE)
+    """Write the first conversation that is learned as the model sees it."""
+    encoder = chat_encoder(run.data, tokenizer)()
+    for row in read_conversations(run.data.instructions[0], []):
+        with suppress(TokenizerError):  # wrong rows are dropped, and are in the ledger
+            text = encoder.rendered(row)
+            if not text.problem:
+                write_text(folder / SAMPLE, sample_text(tokenizer, text, row.origin) + "\n")
+                _log.info("A sample, as the model reads and learns it: %s", folder / SAMPLE)
+                return
 
 
 def _models(run: FinetuneRun) -> list[str]:
