@@ -65,7 +65,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     """The first short rows of two public sets in one file, in turns."""
     sets = ("alpaca_en_demo.jsonl", "alpaca_zh_demo.jsonl")
     texts = [(shared / "data/train/sft" / name).read_text(encoding="utf-8") for name in sets]
-    short = [[line for line in text.splitlines() if len(line.encode()) < 220] for text in texts]
+    short = [[line for line in text.splitlines() if len(line.encode()) < 130] for text in texts]
     chosen = [line for pair in zip(*short, strict=False) for line in pair][:ROWS]
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("\n".join(chosen), encoding="utf-8")
@@ -119,7 +119,11 @@ def test_it_learns_chats_and_merges(method: str, rows: Path, shared: Path, tmp_p
         with pytest.raises(AdapterError, match="cannot be merged"):
             merge(model, result.output, tmp_path / "merged")
         return
-    report = merge(model, result.output, tmp_path / "merged", dtype=None)
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "Once upon a time there was a little girl. 从前有一个小女孩。", encoding="utf-8"
+    )
+    report = merge(model, result.output, tmp_path / "merged", text)
     assert report.comparison.kl_mean < 1e-5
     assert (report.dequantized_layers > 0) == (quantize is not None)
     merged = LLM(tmp_path / "merged", chat_format="llama2-chat").chat(QUESTION, params)
