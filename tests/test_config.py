@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from danlu.config.base import Config
 from danlu.config.load import load_config
+from danlu.config.run import FinetuneRun
 from danlu.config.template import dump_yaml
 from danlu.config.yaml_text import parse_yaml, scalar_text
 from danlu.errors import ConfigError
@@ -39,6 +40,9 @@ class Run(Config):
         return self
 
 
+BOMB = "a0: &a0 [1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
 GOOD = "out: runs/a\ntrain:\n  max_steps: 10\n  learning_rate: 2e-5\n"
 
 
@@ -102,6 +106,29 @@ def test_strict_types() -> None:
         load_config(Run, None, ["out=x", "train.max_steps=1", "seed=true"])
 
 
+def test_infinities_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"learning_rate: should be a finite number; found inf"):
+        load_config(Run, None, ["out=x", "train.max_steps=1", "train.learning_rate=.inf"])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("quantize=nf5", "quantize: should be 'int8', 'int4', 'nf4' or 'fp4'; found 'nf5'"),
+        ("quantize=nf5", "Did you mean 'nf4'?"),
+        ("quantize={methd: rtn}", "quantize.methd: unknown key. Did you mean 'method'?"),
+        ("adapter.method=lorra", "found 'lorra'. Did you mean 'lora'?"),
+        ("adapter=lora", "found 'lora' (from the command line). Write it as {method: NAME}."),
+        ("evaluation={metrics: [bleu]}", "found 'bleu'. Did you mean 'bleu4'?"),
+        ("data.instructions={pth: a}", "data.instructions.0.pth: unknown key. Did you mean 'path'"),
+    ],
+)
+def test_each_level_of_a_run_file_has_its_closest_match(override: str, expected: str) -> None:
+    given = ["out=x", "model=m", "data={instructions: a}", "train={steps: 1}", override]
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_config(FinetuneRun, None, given)
+
+
 def test_cross_field_problem_has_our_words() -> None:
     with pytest.raises(ConfigError, match="seed 2000 is too large; expected at most 1000"):
         load_config(Run, None, ["out=x", "train.max_steps=1", "seed=2000"])
@@ -114,6 +141,10 @@ def test_cross_field_problem_has_our_words() -> None:
         ("a: 1\na: 2\n", "line 2, column 1 is not valid YAML: the key 'a' is written twice"),
         ("- 1\n", "holds a list; expected lines 'key: value'"),
         ("", "holds nothing; expected lines 'key: value'"),
+        ("a: &a {b: *a}\n", "more than 1,000,000 values once its aliases (*) are written out"),
+        (BOMB, "more than 1,000,000 values once its aliases (*) are written out"),
+        ("{" * 3000, "is nested too deeply to be read"),
+        ('out: "\\ud800"\n', "half of a pair, or a byte that is not UTF-8"),
     ],
 )
 def test_bad_files(good: Path, text: str, expected: str) -> None:

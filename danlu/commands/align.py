@@ -35,8 +35,7 @@ def run_align(run: AlignRun, progress: Progress | None = None) -> RunResult:
     progress = progress or Silent()
     output = "model" if run.adapter is None else "adapter"
     with only_run(Path(run.out)):
-        held_out = [] if run.data.held_out is None else [run.data.held_out]
-        sources = [*run.data.sources, *held_out]
+        sources = [*run.data.sources, *run.data.held_out_sources]
         others = {"reference.model": run.reference.model}
         tokenizer, inputs = open_inputs(run, run.data.chat_format, sources, others)
         folder = RunFolder(Path(run.out), "align", run, inputs, output)

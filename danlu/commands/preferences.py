@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from danlu.config.align import AlignData, Source
+from danlu.config.align import AlignData
+from danlu.config.data import DataSource
 from danlu.config.objective import (
     CpoConfig,
     DpoConfig,
@@ -75,15 +76,14 @@ def read_all(
     """
     rendering = Rendering(tokenizer, data.max_seq_len, data.chat_format, data.long)
     ledgers = Ledger(), Ledger()
-    held_out = [] if data.held_out is None else [data.held_out]
     examples = _examples(data.sources, data, objective, rendering, ledgers[0], progress)
     ledgers[0].check(data.max_dropped)
-    evaluated = _examples(held_out, data, objective, rendering, ledgers[1], progress)
+    evaluated = _examples(data.held_out_sources, data, objective, rendering, ledgers[1], progress)
     return Preferences(examples, ledgers[0], evaluated, ledgers[1])
 
 
 def _examples(
-    sources: Sequence[Source],
+    sources: Sequence[DataSource],
     data: AlignData,
     objective: ObjectiveConfig,
     rendering: Rendering,
@@ -102,7 +102,7 @@ def _examples(
     return judgements
 
 
-def _answers(sources: Sequence[Source], data: AlignData) -> Iterator[LabelledAnswer]:
+def _answers(sources: Sequence[DataSource], data: AlignData) -> Iterator[LabelledAnswer]:
     for source in sources:
         if data.pairs_as_labels:
             yield from labelled(list(read_preferences(source)))

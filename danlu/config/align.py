@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from danlu.config.base import Config
-from danlu.config.data import DataSource
+from danlu.config.data import DataSource, Sources, sources
 from danlu.config.objective import (
     CpoConfig,
     DpoConfig,
@@ -18,18 +18,16 @@ from danlu.config.objective import (
 from danlu.config.train import TrainOptions
 from danlu.config.tuning import Tuning
 
-Source = str | DataSource
-
 
 class AlignData(Config):
     """The preferences of an alignment run: pairs, or for KTO answers labelled good or bad."""
 
-    preferences: Source | list[Source] = Field(
+    preferences: Sources = Field(
         description="pairs (chosen and rejected), for KTO labelled answers: a file, a folder, "
         "hub:OWNER/NAME, or a list of them",
         examples=["preferences.jsonl"],
     )
-    held_out: Source | None = Field(
+    held_out: Sources | None = Field(
         None, description="preferences that are only evaluated on; null: none"
     )
     pairs_as_labels: bool = Field(
@@ -52,13 +50,23 @@ class AlignData(Config):
     def _check(self) -> Self:
         if not self.preferences:
             raise ValueError("preferences is empty; give at least one path")
+        both = [*self.preferences, *(self.held_out or [])]
+        weighted = [source.path for source in both if source.weight != 1]
+        if weighted:
+            raise ValueError(
+                f"preferences are not mixed by weight; leave out that of {', '.join(weighted)}"
+            )
         return self
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[DataSource]:
         """The preferences as a list of sources."""
-        one = isinstance(self.preferences, str | DataSource)
-        return [self.preferences] if one else [*self.preferences]  # type: ignore[list-item]
+        return self.preferences
+
+    @property
+    def held_out_sources(self) -> list[DataSource]:
+        """The held-out preferences as a list of sources."""
+        return self.held_out or []
 
 
 class ReferenceConfig(Config):
@@ -142,7 +150,7 @@ def starter() -> AlignRun:
     return AlignRun(
         out="runs/align",
         model="runs/finetune/merged",
-        data=AlignData(preferences="preferences.jsonl"),
+        data=AlignData(preferences=sources("preferences.jsonl")),
         train=TrainOptions(
             epochs=1.0, learning_rate=5e-6, weight_decay=0.0, micro_batch_size=2, warmup_ratio=0.1
         ),

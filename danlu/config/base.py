@@ -1,14 +1,18 @@
 """The base of every typed config: frozen, strict, no unknown keys, help text on each field."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
+
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # what generators take
 
 
 class Config(BaseModel):
-    """A frozen record that refuses unknown keys and wrong types (STYLE section 4)."""
+    """A frozen record that refuses unknown keys, wrong types and infinities (STYLE section 4)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 def by_method(default: type[Config], *others: type[Config]) -> Discriminator:

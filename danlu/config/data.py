@@ -75,7 +75,10 @@ INFINITE = "infinite"
 _SHUFFLE_BUFFER = 4096
 Sources = Annotated[list[DataSource], BeforeValidator(_as_list), PlainSerializer(_as_given)]
 Temperature = Annotated[
-    float, Field(ge=1), BeforeValidator(_read_temperature), PlainSerializer(_write_temperature)
+    float,
+    Field(ge=1, allow_inf_nan=True),
+    BeforeValidator(_read_temperature),
+    PlainSerializer(_write_temperature),
 ]
 BatchingName = Literal["packed", "padded", "grouped", "padding-free"]
 

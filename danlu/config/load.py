@@ -5,6 +5,7 @@ the `run.json` of an earlier run, whose resolved config is loaded: so outputs re
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -95,10 +96,19 @@ def _apply(override: str, values: dict[str, Any], flagged: set[str], problems: l
 
 
 def _json_text(values: Mapping[str, Any], path: Path | None) -> str:
+    where = f"'{path}'" if path else "the given options"
     try:
-        return json.dumps(values)
+        text = json.dumps(values, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise ConfigError(
+            f"{where}: a character in {near!r} is half of a pair, or a byte that is not UTF-8. "
+            "Expected text in UTF-8. Write that character anew."
+        ) from None
     except TypeError as error:
-        raise ConfigError(f"'{path}': {error}. Expected texts, numbers and lists only.") from None
+        raise ConfigError(f"{where}: {error}. Expected texts, numbers and lists only.") from None
+    return text
 
 
 def _describe(cls: type[Config], detail: ErrorDetails, flagged: set[str]) -> str:
@@ -113,8 +123,20 @@ def _describe(cls: type[Config], detail: ErrorDetails, flagged: set[str]) -> str
     if detail["type"] == "missing":
         return f"{where}: missing; {_expected(cls, detail['loc'])}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    found = "" if isinstance(detail["input"], dict) else f"; found {detail['input']!r}"
-    return f"{where or 'the run'}: {message}{found}{origin}"
+    found, near = _found(detail)
+    return f"{where or 'the run'}: {message}{found}{origin}{near}"
+
+
+def _found(detail: ErrorDetails) -> tuple[str, str]:
+    """Return what a value is, and the closest of the texts that were expected."""
+    value = detail["input"]
+    known = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+    if detail["type"] == "unknown_method":
+        if not isinstance(value, dict):
+            return f"; found {value!r}", ". Write it as {method: NAME}."
+        value, known = value.get("method"), detail["msg"].partition("one of ")[2].split(", ")
+    near = did_you_mean(value, known) if isinstance(value, str) else ""
+    return "" if isinstance(value, dict) else f"; found {value!r}", near and f".{near}"
 
 
 def _expected(cls: type[Config], loc: tuple[int | str, ...]) -> str:
@@ -134,7 +156,8 @@ def _steps(cls: type[Config], loc: Sequence[int | str]) -> Iterator[tuple[int | 
     for part in loc:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         members = {model.__name__ for model in models}
-        yield part, bool(fields) or part not in members
+        is_tag = part in members or str(part).startswith("<")
+        yield part, bool(fields) or not is_tag
         if fields:
             models = [found for field in fields for found in _nested_configs(field.annotation)]
 

@@ -1,9 +1,9 @@
 """How a model is quantized."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from danlu.config.base import Config
 from danlu.errors import ConfigError, did_you_mean
@@ -96,6 +96,16 @@ class QuantScheme(Config):
             raise ValueError(f"block_size is {self.block_size}; expected one of {known}")
         return self
 
+
+def _form(value: Any) -> str:
+    """Return the tag of what a value is meant as, so that only its problems are told."""
+    return "QuantScheme" if isinstance(value, dict | QuantScheme) else "<name>"
+
+
+Quantization = Annotated[
+    Annotated[PresetName, Tag("<name>")] | Annotated[QuantScheme, Tag("QuantScheme")],
+    Discriminator(_form),
+]
 
 PRESETS: Mapping[str, QuantScheme] = {
     "int8": QuantScheme(bits=8),

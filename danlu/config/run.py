@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from danlu.config.base import Config
+from danlu.config.base import Config, Seed
 from danlu.config.data import FinetuneData, PretrainData
 from danlu.config.evaluation import EvaluationConfig
 from danlu.config.model import ModelShape
@@ -15,10 +15,14 @@ from danlu.config.tuning import Tuning
 class PretrainRun(Config):
     """A model trained from scratch on raw text."""
 
-    out: str = Field(description="output folder of the run", examples=["runs/pretrain"])
-    seed: int = Field(0, ge=0, description="decides weights, order of rows and dropout")
+    out: str = Field(
+        min_length=1, description="output folder of the run", examples=["runs/pretrain"]
+    )
+    seed: Seed = Field(0, description="decides weights, order of rows and dropout")
     model: ModelShape = Field(default_factory=ModelShape, description="sizes of the model")
-    tokenizer: str = Field(description="folder of the tokenizer", examples=["runs/tokenizer"])
+    tokenizer: str = Field(
+        min_length=1, description="folder of the tokenizer", examples=["runs/tokenizer"]
+    )
     data: PretrainData = Field(description="what it reads")
     train: TrainOptions = Field(description="how it learns")
 

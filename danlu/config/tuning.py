@@ -5,21 +5,25 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from danlu.config.adapter import AdapterConfig, LoraConfig
-from danlu.config.base import Config
-from danlu.config.quantize import PresetName, QuantScheme
+from danlu.config.base import Config, Seed
+from danlu.config.quantize import Quantization
 from danlu.config.train import FreezeConfig
 
 
 class Tuning(Config):
     """A model that is taught further, with an adapter or whole."""
 
-    out: str = Field(description="output folder of the run", examples=["runs/finetune"])
-    seed: int = Field(0, ge=0, description="decides adapter weights, order of rows and dropout")
-    model: str = Field(description="folder of the model", examples=["runs/pretrain/model"])
+    out: str = Field(
+        min_length=1, description="output folder of the run", examples=["runs/finetune"]
+    )
+    seed: Seed = Field(0, description="decides adapter weights, order of rows and dropout")
+    model: str = Field(
+        min_length=1, description="folder of the model", examples=["runs/pretrain/model"]
+    )
     family: str | None = Field(
         None, description="family of the model, where its config.json does not tell it"
     )
-    quantize: PresetName | QuantScheme | None = Field(
+    quantize: Quantization | None = Field(
         None,
         description="few bits for the base under an adapter (Q-LoRA): nf4, fp4, int8, int4 or a "
         "scheme; null: as it is stored, and a quantized checkpoint stays quantized",

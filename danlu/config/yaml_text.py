@@ -5,12 +5,15 @@ has broken someone's run file. Here numbers are numbers, only true/false are boo
 written twice is an error instead of a silent last-one-wins.
 """
 
+import math
 import re
 from typing import Any
 
 import yaml
 
 from danlu.errors import ConfigError
+
+MOST_VALUES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,7 +76,13 @@ def parse_yaml(text: str, origin: str) -> Any:
         ConfigError: if the text is not YAML, with the line and what was wrong there.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        _check_size(value, origin)
+        return value
+    except RecursionError:
+        raise ConfigError(
+            f"{origin} is nested too deeply to be read. Expected lines 'key: value'."
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -82,6 +91,26 @@ def parse_yaml(text: str, origin: str) -> Any:
             f"{origin}{where} is not valid YAML: {problem}. "
             "Expected lines 'key: value', indented with spaces. Correct that line."
         ) from None
+
+
+def _check_size(value: Any, origin: str) -> None:
+    """Raise a `ConfigError` where anchors (&) and aliases (*) make a value endless, or nearly."""
+    sizes: dict[int, float] = {}
+
+    def size(part: Any) -> float:
+        if not isinstance(part, dict | list):
+            return 1
+        if id(part) not in sizes:
+            sizes[id(part)] = math.inf  # what it is while it holds itself
+            parts = part.values() if isinstance(part, dict) else part
+            sizes[id(part)] = 1 + sum(map(size, parts))
+        return sizes[id(part)]
+
+    if size(value) > MOST_VALUES:
+        raise ConfigError(
+            f"{origin} holds more than {MOST_VALUES:,} values once its aliases (*) are written "
+            "out. Expected a run file. Write out what the aliases stand for."
+        )
 
 
 def scalar_text(value: Any) -> str:

@@ -11,7 +11,6 @@ from danlu.config.data import DataSource
 from danlu.config.load import load_config
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.config.yaml_text import parse_yaml
-from danlu.data.reading.locating import as_source
 from danlu.errors import ConfigError
 from danlu.tokenizer.chat.training import Learn, Long
 
@@ -71,7 +70,7 @@ def _of_alignment(run: AlignRun) -> Plan:
     data = run.data
     return Plan(
         run.model,
-        [as_source(source) for source in data.sources],
+        data.sources,
         run.family,
         data.chat_format,
         "last",
