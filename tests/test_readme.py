@@ -1,11 +1,12 @@
 """The READMEs tell the truth: same structure and code in both, and every command exists."""
 
+import io
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import shown_commands
 from typer.testing import CliRunner
 
 from danlu.cli.app import build_app
@@ -14,23 +15,21 @@ from danlu.commands.models import HEADER, list_families
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README_zh.md")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(name: str) -> list[tuple[str, str]]:
-    return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+    return shown_commands.blocks(ROOT / name)
 
 
 def danlu_lines() -> list[list[str]]:
     shell = [text for name in READMES for kind, text in blocks(name) if kind == "bash"]
-    parts = [part for text in shell for line in text.splitlines() for part in line.split("&&")]
-    return [words[1:] for part in parts if (words := shlex.split(part)) and words[0] == "danlu"]
+    return [words for text in shell for words in shown_commands.shown_commands(text)]
 
 
 def test_both_have_the_same_code_and_headings() -> None:
     english, chinese = (blocks(name) for name in READMES)
     assert english == chinese
-    assert len(english) == 7
+    assert len(english) == 8
     levels = [
         re.findall(r"^#+(?= )", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
         for name in READMES
@@ -67,12 +66,26 @@ def test_the_table_of_families_is_what_danlu_models_says(name: str) -> None:
 
 def test_every_shown_command_and_flag_exists() -> None:
     lines = danlu_lines()
-    assert len(lines) == 2 * 13
+    assert len(lines) == 2 * 19
     app = build_app()
     for words in lines:
-        shown = CliRunner().invoke(app, [words[0], "--help"], terminal_width=200)
+        group = words[:2] if words[0] in ("data", "tokenizer") else words[:1]
+        shown = CliRunner().invoke(app, [*group, "--help"], terminal_width=200)
         assert shown.exit_code == 0, words
         assert all(flag in shown.output for flag in words if flag.startswith("--")), words
+
+
+def test_fine_tuning_as_shown_runs(
+    tiny_tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "danlu-tour").symlink_to(tiny_tour)
+    monkeypatch.chdir(tmp_path)
+    tuning, migrating = [text for kind, text in blocks("README.md") if kind == "bash"][3:5]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    shown_commands.run_shown(tuning, tmp_path)
+    shown_commands.run_shown(migrating, tmp_path)
+    for name in ("runs/merged", "runs/align/adapter", "qwen.yaml", "paddle.yaml"):
+        assert (tmp_path / name).exists()
 
 
 def test_the_first_two_commands_are_those_of_ci() -> None:
