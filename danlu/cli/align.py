@@ -30,6 +30,8 @@ def command(arguments: RunArguments) -> None:
 
     - danlu align dpo.yaml objective.loss=ipo objective.beta=0.05 out=runs/ipo
 
+    - danlu align dpo.yaml 'objective={method: kto}' data.preferences=labelled.jsonl out=runs/kto
+
     - danlu align runs/ipo/run.json out=runs/again    (repeats an earlier run)
     """
     from danlu.commands.align import run_align

@@ -27,7 +27,7 @@ def command(
     ] = None,
     adapter: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Folder of a LoRA adapter, merged in first."),
+        typer.Option(metavar="PATH", help="Folder of an adapter to merge in first; not a prefix."),
     ] = None,
     tokenizer: Annotated[
         bool, typer.Option("--tokenizer/--no-tokenizer", help="Also write the tokenizer.")

@@ -18,6 +18,8 @@ def command(arguments: RunArguments) -> None:
 
     - danlu finetune lora.yaml adapter.lora_rank=16 train.epochs=2 out=runs/rank-16
 
+    - danlu finetune lora.yaml 'adapter={method: prefix}' train.learning_rate=1e-2 out=runs/prefix
+
     - danlu finetune runs/rank-16/run.json out=runs/again    (repeats an earlier run)
     """
     from danlu.commands.finetune import run_finetune

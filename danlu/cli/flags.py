@@ -9,12 +9,15 @@ from pydantic import BaseModel
 from danlu.config.quantize import PresetName
 from danlu.engine.sampling import SamplingParams
 
+_VALUES = ("rtn", "nf4")  # begin some descriptions; they are typed in lower case
+
 
 def field_option(cls: type[BaseModel], field: str, *names: str) -> Any:
     """Return the typer option of a config's field: its help, and its flag unless it is given."""
     flags = names or (f"--{field.replace('_', '-')}",)
     text = cls.model_fields[field].description or ""
-    return typer.Option(*flags, help=f"{text[:1].upper()}{text[1:]}.")
+    first = text[:1] if text.startswith(_VALUES) else text[:1].upper()
+    return typer.Option(*flags, help=f"{first}{text[1:]}.")
 
 
 Model = Annotated[
@@ -22,7 +25,9 @@ Model = Annotated[
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter", metavar="PATH", help="Folder of a LoRA adapter to put on."),
+    typer.Option(
+        "--adapter", metavar="PATH", help="Folder of an adapter to put on, of any method."
+    ),
 ]
 Quantize = Annotated[PresetName | None, typer.Option("--quantize", help="Quantize while loading.")]
 Dtype = Annotated[

@@ -10,7 +10,11 @@ from danlu.cli.terminal import remarks, results
 
 def command(
     kind: Annotated[
-        str, typer.Option(help="What to run: sft, lora, qlora, prefix, dpo or pretrain.")
+        str,
+        typer.Option(
+            help="What to run: sft (every weight), lora, qlora (on 4 bits), prefix, dpo "
+            "(preferences) or pretrain."
+        ),
     ] = "lora",
     out: Annotated[
         Path | None, typer.Option(help="A new file to write; without it: to stdout.")
@@ -21,6 +25,8 @@ def command(
     [bold]Examples[/bold]
 
     - danlu init --kind lora --out lora.yaml
+
+    - danlu init --kind dpo --out dpo.yaml    (then: danlu align dpo.yaml)
 
     - danlu init --kind pretrain | less
     """

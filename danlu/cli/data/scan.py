@@ -28,14 +28,19 @@ def command(
     ] = 13,
     min_share: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Leave out overlaps with less of the evaluation row."),
+        typer.Option(
+            min=0, max=1, help="Leave out overlaps with less than this part of the evaluation row."
+        ),
     ] = 0.0,
     out: Annotated[
-        Path | None, typer.Option(help="Write every overlap to this new JSON file.")
+        Path | None,
+        typer.Option(help="Write the overlaps, up to five of a row, to this new JSON file."),
     ] = None,
     fail_over: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Fail if more than N training rows are found."),
+        typer.Option(
+            metavar="N", min=0, help="Exit code 2 if more than N training rows are found."
+        ),
     ] = None,
 ) -> None:
     """Find rows of the training set that hold items of evaluation sets.
@@ -55,7 +60,7 @@ def command(
     for overlap in report.overlaps[:SHOWN]:
         print_rows(_described(overlap), title=overlap.row)
     if len(report.overlaps) > SHOWN:
-        remarks().print(f"({SHOWN} of {len(report.overlaps):,} overlaps; --out writes all)")
+        remarks().print(f"({SHOWN} of {len(report.overlaps):,} overlaps; --out writes more)")
     print_rows(report.rows(), title="Contamination")
     if fail_over is not None:
         refuse_more_than(report, fail_over)
