@@ -60,6 +60,16 @@ class Masters:
         """Return the gradients that exist."""
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
+    def complete(self) -> None:
+        """Give zeros to weights without a gradient: experts that no token of the step chose.
+
+        So they decay, and go on with their momentum, as in tools that hold all experts in one
+        weight.
+        """
+        for weight in self.weights.values():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+
     def clear(self) -> None:
         """Forget the gradients."""
         for weight in self.weights.values():

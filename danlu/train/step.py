@@ -100,6 +100,7 @@ class Stepper(Generic[B]):
         masters = self._job.masters
         factor = clip_factor(norm, self._job.options.max_grad_norm) / (targets or 1)
         scale_gradients(masters.gradients(), factor / self.scaling.scale)
+        masters.complete()
         self.optimizer.set_learning_rate(rate)
         self.optimizer.step()
         masters.clear()

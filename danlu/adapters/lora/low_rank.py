@@ -133,12 +133,15 @@ class DoRALinear(LoRALinear):
         norms_O = self.norms() if magnitude is None else magnitude
         self.magnitude = nn.Parameter(norms_O.to(torch.float32))
 
-    @torch.no_grad()
     def norms(self) -> Tensor:
-        """Return the lengths [out] of the rows of W + B A * scale, in float32.
+        """Return the lengths [out] of the rows of W + B A * scale, in float32, without gradient.
 
-        They are kept until A or B change: once per step in training, once for all in serving.
+        They are kept until A or B change, but never while these are trained: fused optimizers
+        change them without leaving a trace.
         """
+        if torch.is_grad_enabled() and self.lora_A.requires_grad:
+            self._known = None
+            return self._measured()
         state = (
             _version(self.lora_A),
             _version(self.lora_B),
@@ -146,10 +149,15 @@ class DoRALinear(LoRALinear):
             torch.is_inference_mode_enabled(),  # its tensors are of no use outside of it
         )
         if self._known is None or self._known[0] != state:
-            weight_OI = stored_weight(original(self)).float()
-            adapted_OI = weight_OI + super().change(weight_OI)
-            self._known = (state, torch.linalg.vector_norm(adapted_OI, dim=1))
+            self._known = (state, self._measured())
         return self._known[1]
+
+    @torch.no_grad()
+    def _measured(self) -> Tensor:
+        weight_OI = stored_weight(original(self)).float()
+        adapted_OI = weight_OI + super().change(weight_OI)
+        norms_O: Tensor = torch.linalg.vector_norm(adapted_OI, dim=1)
+        return norms_O
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted product in the dtype of `x`."""

@@ -7,6 +7,7 @@ the tool that wrote it. What `published_updates` wrote as one update is taken ap
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora.low_rank import (
@@ -178,6 +179,7 @@ def _wrap_apart(
     return wrapped
 
 
+@torch.no_grad()
 def published_start(
     entry: Entry, linears: Mapping[str, LinearLike], start: Any, rank: int, scale: float
 ) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ _CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_
 _MUON_MOMENTUM, _SGD_MOMENTUM = 0.95, 0.9
 _LOOKED_UP = ("embed_", "lm_head", "prefix", "prompt")  # what Muon's paper leaves to AdamW
 
+_OF_ADAPTERS = ("factors", "magnitude")  # vectors that no stock tool takes for biases
+
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, TrainOptions], torch.optim.Optimizer]
 
@@ -37,7 +39,8 @@ def optimizer_for(
 ) -> OptimizerSet:
     """Return the optimizer that the options name, over `weights`.
 
-    Biases and norm weights, the 1-D tensors, do not decay.
+    Biases and norm weights do not decay: the 1-D tensors but for those of adapters, whose factors
+    and magnitudes decay as in transformers' Trainer.
 
     Args:
         weights: float32 weights by name.
@@ -86,18 +89,23 @@ def _is_looked_up(name: str) -> bool:
 def _groups(
     weights: Mapping[str, Tensor], options: TrainOptions, scales: Mapping[str, float]
 ) -> Groups:
-    """Return the parameter groups: matrices first, then vectors, each by their rates."""
+    """Return the parameter groups: those that decay first, each by their rates."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, weight in weights.items():
-        groups.setdefault((weight.dim() <= 1, scales.get(name, 1.0)), []).append(weight)
+        groups.setdefault((_is_kept(name, weight), scales.get(name, 1.0)), []).append(weight)
     return [
         {
-            "params": groups[is_vector, scale],
-            "weight_decay": 0.0 if is_vector else options.weight_decay,
+            "params": groups[is_kept, scale],
+            "weight_decay": 0.0 if is_kept else options.weight_decay,
             "lr_scale": scale,
         }
-        for is_vector, scale in sorted(groups)
+        for is_kept, scale in sorted(groups)
     ]
+
+
+def _is_kept(name: str, weight: Tensor) -> bool:
+    """Return whether a weight does not decay: whether it is a bias or the weight of a norm."""
+    return weight.dim() <= 1 and name.rpartition(".")[2] not in _OF_ADAPTERS
 
 
 def _adamw(groups: Groups, options: TrainOptions) -> torch.optim.Optimizer:
