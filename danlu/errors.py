@@ -4,6 +4,7 @@
     |-- ConfigError            a run file, flag or field is wrong
     |-- DataError              a corpus, data row or conversation is wrong
     |-- TokenizerError         a tokenizer or chat template is wrong
+    |   `-- ChatFormatError          a chat format fits no conversation with this tokenizer
     |-- CheckpointError        weights are missing, truncated, left over or misshapen
     |   `-- UnsupportedModelError   no family opens this folder
     |-- ShapeError             a tensor does not fit where it is used
@@ -40,6 +41,10 @@ class DataError(DanluError):
 
 class TokenizerError(DanluError):
     """A tokenizer file, chat template or conversation cannot be used."""
+
+
+class ChatFormatError(TokenizerError):
+    """A chat format cannot be used with this tokenizer or these options, whatever is said."""
 
 
 class CheckpointError(DanluError):

@@ -1,7 +1,8 @@
 """From texts and conversations to rows of arrays: what is learned, and why a row is left out."""
 
 import pickle
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from danlu.data.encoded.encoding_many import MOST_EXAMPLES, encode_in_order
 from danlu.data.encoded.workers import WorkerPool
 from danlu.data.examples import Conversation, Document
 from danlu.data.packing import IGNORE
-from danlu.errors import DataError, TokenizerError
+from danlu.errors import ChatFormatError, DataError, TokenizerError
 from danlu.tokenizer import Tokenizer, train_bpe
+from danlu.tokenizer.chat.missing_marks import missing_marks
 
 TEXTS = ["The cat sat on the mat.", "小猫坐在垫子上。"]
 
@@ -66,6 +68,32 @@ def test_what_cannot_be_rendered_is_left_out_with_the_reason(tokenizer: Tokenize
     assert [row.arrays is None for row in rows] == [False, True, True]
     assert "prophet" in rows[1].note
     assert "more than 64" in rows[2].note
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"format": "llama2-chat"}, "has no token '<s>', which the chat format needs"),
+        ({"template_options": {"thinking": True}}, "Unknown template options.*thinking"),
+    ],
+)
+def test_a_format_that_fits_no_row_is_one_error(
+    tokenizer: Tokenizer, changes: dict[str, Any], text: str
+) -> None:
+    encoder = ChatEncoder(tokenizer, max_tokens=64, **changes)
+    with pytest.raises(ChatFormatError, match=text):
+        encoder([conversation(), conversation()])
+
+
+def test_marks_of_a_template_that_are_no_tokens_are_named(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text(
+        "{% for m in messages %}<|im_start|><|role|>{{ m.content }}<|over|>{% endfor %}"
+    )
+    assert missing_marks(tokenizer, tokenizer.format_of(str(path))) == ["<|role|>", "<|over|>"]
+    assert missing_marks(tokenizer, tokenizer.format_of()) == []
 
 
 def test_the_identity_tells_everything_that_decides(tokenizer: Tokenizer, tmp_path) -> None:

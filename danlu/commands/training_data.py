@@ -1,5 +1,6 @@
 """From the data section of a run to the rows it trains on: encoded, mixed, split, in a ledger."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,10 @@ from danlu.data.sources import read_corpus
 from danlu.errors import ConfigError
 from danlu.progress import Progress
 from danlu.tokenizer import Tokenizer
+from danlu.tokenizer.chat.missing_marks import missing_marks
 from danlu.train.source import BATCHINGS, Batching
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,13 @@ def conversation_rows(
         DataError: if rows are malformed, more are dropped than `max_dropped`, or none is left.
         TokenizerError: if the tokenizer has no chat format.
     """
-    tokenizer.format_of(data.chat_format)
+    missing = missing_marks(tokenizer, tokenizer.format_of(data.chat_format))
+    if missing:
+        _log.warning(
+            "The chat template writes %s, which the tokenizer has no token for, so that it is "
+            "learned as text; `danlu tokenizer extend` adds tokens.",
+            ", ".join(missing),
+        )
     encoder = chat_encoder(data, tokenizer)
     batching = BATCHINGS[data.batching]
     reading = Reading(read_conversations, encoder, batching, data.max_dropped)

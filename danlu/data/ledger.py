@@ -74,7 +74,11 @@ class Ledger:
         """
         self.check_dropped(max_dropped)
         if self.kept + len(self.truncated) == 0:
-            raise DataError("No row is left to train on; expected at least one. Check the data.")
+            rows = [f"{entry.origin}: {entry.reason}" for entry in self.dropped]
+            why = f"{bullet_list(rows)}\n" if rows else " "
+            raise DataError(
+                f"No row is left to train on; expected at least one.{why}Check the data."
+            )
 
     def check_dropped(self, max_dropped: int | None) -> None:
         """Stop if more rows were dropped so far than the user allows.

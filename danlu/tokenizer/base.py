@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import TokenizerError, did_you_mean
+from danlu.errors import ChatFormatError, TokenizerError, did_you_mean
 from danlu.files import atomic_file, write_json, write_text
 from danlu.tokenizer.chat.chat_format import ChatFormat, ChatInput, Message, Rendered, Tool
 from danlu.tokenizer.chat.formats import find_format, format_for, format_names, format_of_template
@@ -202,8 +202,8 @@ class Tokenizer:
         if self._own_format is None:
             raise TokenizerError(
                 f"{self.settings.origin} has no chat template (no {TEMPLATE_FILE}, no "
-                f"chat_template in {CONFIG_FILE}). Name one with format=: a built-in format, or "
-                "a .jinja or .json file."
+                f"chat_template in {CONFIG_FILE}). Name one with format= (--format; data.chat_format "
+                "in a run file): a built-in format, or a .jinja or .json file."
             )
         return self._own_format
 
@@ -243,15 +243,16 @@ class Tokenizer:
         """Return the id of a token that a chat format needs.
 
         Raises:
-            TokenizerError: if the vocabulary has no such token.
+            ChatFormatError: if the vocabulary has no such token.
         """
         token_id = self.special_tokens.get(text)
         if token_id is None:
             token_id = self.model.token_id(text)
         if token_id is None:
-            raise TokenizerError(
+            raise ChatFormatError(
                 f"{self.settings.origin} has no token {text!r}, which the chat format needs."
-                f"{did_you_mean(text, self.special_tokens)} Choose another format, or add it."
+                f"{did_you_mean(text, self.special_tokens)} Choose another format, or add it with "
+                "`danlu tokenizer extend`."
             )
         return token_id
 

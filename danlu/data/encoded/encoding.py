@@ -16,7 +16,7 @@ from danlu.data.encoded.store import Encoded, file_sha256
 from danlu.data.examples import Conversation, Document
 from danlu.data.mixing.holding_out import draw
 from danlu.data.packing import TokenDocument
-from danlu.errors import DanluError
+from danlu.errors import ChatFormatError, DanluError
 from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.chat.training import Learn, Long, TrainingText, render_training
 
@@ -148,6 +148,8 @@ class ChatEncoder:
             drawn = draw(content, self.split_seed)
         try:
             text = self.rendered(example)
+        except ChatFormatError:  # no row can be written, so there is nothing to drop
+            raise
         except DanluError as error:
             return Encoded(example.origin, None, str(error), drawn)
         if text.problem:

@@ -15,7 +15,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from danlu.errors import TokenizerError
+from danlu.errors import ChatFormatError, TokenizerError
 
 _FAILURES = (
     TemplateError,
@@ -90,7 +90,7 @@ def _compile(source: str, origin: str) -> Template:
     try:
         return _environment().from_string(source)
     except TemplateSyntaxError as error:
-        raise TokenizerError(
+        raise ChatFormatError(
             f"The chat template of {origin} is not valid Jinja: {error.message} "
             f"(line {error.lineno}). Fix it, or choose another format."
         ) from None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from danlu.errors import TokenizerError
+from danlu.errors import ChatFormatError, TokenizerError
 from danlu.tokenizer.chat.chat_format import ChatInput, ContentSpan, Layout, Message
 from danlu.tokenizer.chat.jinja import MARKERS, render_template, variables_of
 from danlu.tokenizer.chat.jinja_answers import (
@@ -194,7 +194,7 @@ class JinjaFormat:
         source = source or self.template
         if source is None:
             names = ", ".join(sorted(self._templates))
-            raise TokenizerError(
+            raise ChatFormatError(
                 f"{self._origin} has chat templates ({names}) but none named 'default'. "
                 "Pass format= with a built-in name or a .jinja file."
             )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from danlu.errors import TokenizerError, did_you_mean
+from danlu.errors import ChatFormatError, TokenizerError, did_you_mean
 from danlu.tokenizer.chat.chat_format import (
     CONTROL,
     NO_TURN,
@@ -150,11 +150,11 @@ class SegmentFormat:
 
 
 def check_options(chat: ChatInput, known: Sequence[str], origin: str) -> None:
-    """Raise TokenizerError for template options that nothing would read."""
+    """Raise ChatFormatError for template options that nothing would read."""
     unknown = sorted(str(name) for name in set(chat.options) - set(known))
     if unknown:
         named = ", ".join(unknown)
-        raise TokenizerError(
+        raise ChatFormatError(
             f"Unknown template options of {origin}: {named}. It reads "
             f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(unknown[0], known)}"
         )
