@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from shown_commands import blocks, run_shown
+from test_docs import described_words, undescribed, written_keys
 
 from danlu.commands.init import STARTERS
 from danlu.config.adapter import Ia3Config, LoraConfig, PrefixConfig, PromptConfig, TokenRowsConfig
@@ -95,3 +96,14 @@ def test_the_commands_run_one_after_the_other(
     made = "runs/lora/adapter runs/merged rows.html overlaps.json mixed.jsonl runs/corpus qwen.yaml"
     made += " runs/prefix/adapter runs/qlora-merged runs/dpo/adapter runs/reward/adapter"
     assert all((tmp_path / name).exists() for name in made.split())
+    for path in (tmp_path / "runs").rglob("*"):
+        if path.is_file():
+            told = path.name in described_words() or path.name.endswith((".ends.bin", ".lock"))
+            assert told, path.relative_to(tmp_path)
+        if path.suffix in (".json", ".jsonl") and path.name != "tokenizer.json":
+            assert not undescribed(path, {"base", "adapter", *layer_names(path)}), path
+
+
+def layer_names(path: Path) -> set[str]:
+    """The keys that name layers of a model or arrays of a store, or hold settings."""
+    return {key for key in written_keys(path) if "." in key or key in ("ids", "labels", "weights")}
