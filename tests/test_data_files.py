@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path):
         list(read_conversations("owner/name"))
 
 
+def test_links_and_pipes_are_named(tmp_path):
+    loop, lost, pipe = tmp_path / "loop.json", tmp_path / "lost.json", tmp_path / "pipe"
+    loop.symlink_to(loop)
+    lost.symlink_to("/nowhere")
+    os.mkfifo(pipe)
+    for path, reason in ((loop, "leads nowhere"), (lost, "'/nowhere'"), (pipe, "is a pipe")):
+        with pytest.raises(DataError, match=reason):
+            list(read_conversations(path))
+    with pytest.raises(DataError, match=r"lead nowhere:\n  - .*loop\.json\n  - .*lost\.json"):
+        list(read_conversations(tmp_path))
+
+
+def test_pairs_of_surrogates_are_characters(tmp_path):
+    (tmp_path / "a.jsonl").write_text(r'{"prompt": "\ud83d\ude00 \\ud83d", "response": "a"}')
+    (found,) = read_conversations(tmp_path / "a.jsonl")
+    assert found.messages[0]["content"] == "\U0001f600 \\ud83d"
+
+
 class FakeHub(SimpleNamespace):
     """The part of the library that is used, and what it was asked."""
 
@@ -235,6 +254,12 @@ BAD_FILES = {
     b"[" + GOOD.encode() + b", {]": ":1: not JSON: Expecting property name",
     b"[" + GOOD.encode() + b"] more": "text after the end of the list",
     b"[" * 100_000: "nested too deeply",
+    b'{"prompt": "q", "prompt": "r", "response": "a"}': ":1: the key 'prompt' is written twice",
+    b'[{"prompt": "q", "response": "a", "id": 1, "id": 2}]': ":1: the key 'id' is written twice",
+    b'{"prompt": "\\ud83d", "response": "a"}': r":1: \ud83d is half of a surrogate pair",
+    b'[{"prompt": "q", "response": "\\ude00\\ud83d"}]': r":1: \ude00 is half of a surrogate pair",
+    b'{"prompt": ' + b"9" * 5000 + b"}": ":1: not JSON: a number with thousands of digits",
+    b'[{"prompt": ' + b"9" * 5000 + b"}]": ":1: not JSON: a number with thousands of digits",
     b'{"x": ' * 100_000: "nested too deeply",
     b"prompt,response\nq\n": ":2: 1 cells, but 2 columns",
     b'prompt,response\nq,"a\n': ":2: not CSV: unexpected end of data",

@@ -306,6 +306,7 @@ BAD = [
     ({"messages": [said("q")[0] | {"tool_calls": [call("f")]}]}, "only the assistant can"),
     ({"messages": [*said("q"), {"from": "function_call", "value": "f(x)"}]}, "is not JSON"),
     ({"messages": [said("q")[0], said("", "a")[1] | {"weight": -1}]}, "expected 0 or more"),
+    ({"messages": [said("q")[0], said("", "a")[1] | {"weight": 10**400}]}, "expected a number"),
     ({"messages": [said("q")[0], said("", "a")[1] | {"loss": "yes"}]}, "expected true or false"),
     ({"prompt": "q", "response": "a", "sytem": "s"}, "unknown key 'sytem'. Did you mean 'system'?"),
     ({"messages": said("q", "a"), "conversations": said("q", "a")}, "conversations or messages"),
@@ -320,6 +321,10 @@ BAD = [
 @pytest.mark.parametrize(("row", "reason"), BAD)
 def test_bad_rows(tmp_path, row, reason):
     assert reason in problem(tmp_path, row)
+
+
+def test_a_known_key_is_not_its_own_closest_match(tmp_path):
+    assert problem(tmp_path, {"output": "a"}).endswith("no known shape; its keys are ['output'].")
 
 
 def test_deep_and_shared_schemas_are_read(tmp_path):

@@ -13,7 +13,7 @@ shape that `format:` names. What is an error, and what is not:
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +36,7 @@ _READERS: Mapping[type[Example], str] = {
     LabelledAnswer: "a labelled answer, for `danlu align` with KTO",
 }
 _OTHER_NAMES = {"system_prompt": "system", "functions": "tools"}
+_NO_SHAPE = "no known shape"
 _NEAR = 0.8  # how like a key of the shape a note must be to count as a slip of the pen
 
 _E = TypeVar("_E", Conversation, PreferencePair, LabelledAnswer)
@@ -94,7 +95,7 @@ def _read(
         except BadRow as error:
             (problems if dropped is None else dropped).append(f"{origin}: {error}")
     rows.say_what_was_done(problems)
-    raise_problems(problems, source.path, _expected(gives))
+    raise_problems(problems, source.path, _expected(gives, problems))
 
 
 class _Rows(Generic[_E]):
@@ -190,19 +191,28 @@ def _recognised(row: Row, gives: type[Example]) -> Shape:
     if found:
         shape = next(iter(found.values()))
         keys = ", ".join(key for key in row if key in shape.keys)
-        raise BadRow(f"the row ({keys}) is {_READERS[shape.gives]}")
+        as_labels = gives is LabelledAnswer and shape.gives is PreferencePair
+        hint = "; pairs_as_labels: true reads it as two answers" if as_labels else ""
+        raise BadRow(f"the row ({keys}) is {_READERS[shape.gives]}{hint}")
     if "text" in row:
         raise BadRow("the row is a plain text, for `danlu pretrain`")
-    raise BadRow(f"no known shape; its keys are {sorted(row)}.{_nearest_key(row, gives)}")
+    raise BadRow(f"{_NO_SHAPE}; its keys are {sorted(row)}.{_nearest_key(row, gives)}")
 
 
 def _nearest_key(row: Row, gives: type[Example]) -> str:
-    known = [key for shape in shapes().values() if shape.gives is gives for key in shape.keys]
-    hints = ((key, did_you_mean(key, known)) for key in sorted(row))
+    known = {key for shape in shapes().values() if shape.gives is gives for key in shape.keys}
+    hints = ((key, did_you_mean(key, known)) for key in sorted(row.keys() - known))
     return next((f" About {key!r}:{hint}" for key, hint in hints if hint), "")
 
 
-def _expected(gives: type[Example]) -> str:
+def _expected(gives: type[Example], problems: Iterable[str]) -> str:
+    """Return what rows are to be like: every shape, if there is a row of none of them."""
+    if not any(_NO_SHAPE in problem for problem in problems):
+        return (
+            "Expected whole files in UTF-8, and rows with a question and its answer, the turns in "
+            "order. Fix or remove what is listed; where only turns are out of order, mend: true "
+            "joins turns of one speaker and leaves out questions without an answer."
+        )
     known = "".join(
         f"\n  {name}: {shape.summary}" for name, shape in shapes().items() if shape.gives is gives
     )

@@ -202,8 +202,8 @@ class Tokenizer:
         if self._own_format is None:
             raise TokenizerError(
                 f"{self.settings.origin} has no chat template (no {TEMPLATE_FILE}, no "
-                f"chat_template in {CONFIG_FILE}). Name one with format= (--format; data.chat_format "
-                "in a run file): a built-in format, or a .jinja or .json file."
+                f"chat_template in {CONFIG_FILE}). Name one with format= (--format; in a run file "
+                "data.chat_format): a built-in format, or a .jinja or .json file."
             )
         return self._own_format
 

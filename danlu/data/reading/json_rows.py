@@ -4,15 +4,15 @@ A list is decoded item by item from a window of the file, so that only the longe
 memory; what cannot be decoded is a problem with its line.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from danlu.data.reading.json_window import NotJson, Window, reason_of
+from danlu.data.reading.json_window import NotJson, Window
 from danlu.data.reading.opening import read_lines
 from danlu.data.reading.problems import Problems
+from danlu.data.reading.strict_json import StrictDecoder, reason_of
 from danlu.errors import did_you_mean
 
 DEFAULT_PART = "train"
@@ -21,12 +21,20 @@ HELD_OUT_PARTS = ("dev", "valid", "validation", "eval", "test", "quant")
 
 def line_rows(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
     """Yield (``file:line``, value) for each line that is not blank."""
+    decoder = StrictDecoder()
     for number, line in read_lines(path, problems):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                problems.append(f"{path}:{number}: not JSON: {reason_of(error)}")
+        if not line.strip():
+            continue
+        try:
+            value = decoder.whole(line)
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path}:{number}: not JSON: {reason_of(error)}")
+            continue
+        doubt = decoder.doubt(value, line, 0, len(line))
+        if doubt:
+            problems.append(f"{path}:{number}: {doubt}")
+        else:
+            yield f"{path}:{number}", value
 
 
 def list_rows(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from danlu.data.reading.opening import NOT_UTF8, not_utf8, read_chunks
 from danlu.data.reading.problems import Problems
+from danlu.data.reading.strict_json import StrictDecoder, reason_of
 
-SPOILT = object()  # stands for a value with bytes that are not UTF-8, which is a problem already
+SPOILT = object()  # stands for a value of which something is a problem already
 
 _NEAR_END = 16  # characters: an error this near the end of the window may be a cut value
 _BLANK = " \t\r\n"
@@ -31,7 +32,7 @@ class Window:
         self._line = 1
         self._path, self._problems = path, problems
         self._chunks = self._decoded()
-        self._decoder = json.JSONDecoder()
+        self._decoder = StrictDecoder()
         self._text, self._at, self._counted = "", 0, 0
 
     def peek(self) -> str:
@@ -80,23 +81,26 @@ class Window:
         return any([isinstance(item, dict | str) for _, item in self.items()])
 
     def value(self) -> Any:
-        """Return the value that begins here; `SPOILT` if it holds bytes that are no UTF-8."""
+        """Return the value that begins here; `SPOILT` if it cannot be meant."""
         self.peek()
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise NotJson(self.here(), reason_of(error)) from None
+                value, end = self._decoder.value_at(self._text, self._at)
             except json.JSONDecodeError as error:
                 near_end = error.pos >= len(self._text) - _NEAR_END
                 if (near_end or error.msg.startswith("Unterminated")) and self._grow():
                     continue
                 raise NotJson(self._line_at(error.pos), reason_of(error)) from None
+            except (ValueError, RecursionError) as error:
+                raise NotJson(self.here(), reason_of(error)) from None
             if end == len(self._text) and self._grow():
                 continue  # a number may go on
             spoilt = NOT_UTF8.search(self._text, self._at, end) if self._has_wrong_bytes else None
+            doubt = self._decoder.doubt(value, self._text, self._at, end)
+            if doubt:
+                self._problems.append(f"{self._path}:{self.here()}: {doubt}")
             self._at = end
-            return SPOILT if spoilt else value
+            return SPOILT if spoilt or doubt else value
 
     def _comma(self, closing: str) -> None:
         if self.peek() == closing:
@@ -159,10 +163,3 @@ class Window:
                 byte = ord(found.group()) - 0xDC00
                 self._problems.append(not_utf8(self._path, number, offset + before, byte))
             noted = number
-
-
-def reason_of(error: Exception) -> str:
-    """Return what is wrong with a JSON text, and in which column."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} (column {error.colno})"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from danlu.config.data import DataSource
 from danlu.data.reading.json_rows import DEFAULT_PART
 from danlu.data.reading.table_rows import HUB
-from danlu.errors import DataError, did_you_mean
+from danlu.errors import DataError, bullet_list, did_you_mean
 
 EXTENSIONS = (".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet")
 CALIBRATION = "quant"  # PaddleNLP's quant.json: what to calibrate a quantization with
@@ -59,6 +59,11 @@ def places_of(source: Path | str | DataSource) -> list[Place]:
         return [Place(file) for file in _files_of_folder(path, part)]
     if not path.exists():
         raise DataError(_missing(path))
+    if not path.is_file():
+        raise DataError(
+            f"Cannot read '{path}': it is a pipe or a device. Expected a file or a folder, since "
+            "data is read more than once. Write it to a file first."
+        )
     return [Place(path, part)]
 
 
@@ -84,6 +89,11 @@ def _parted(source: DataSource) -> tuple[str, str | None]:
 
 
 def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return (
+            f"Cannot read '{path}': it is a link to {str(path.readlink())!r}, which leads nowhere. "
+            "Expected a file or a folder. Mend the link, or name the file itself."
+        )
     near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     on_hub = (
         f" For a data set of the hub, write '{HUB}{path}'."
@@ -102,12 +112,24 @@ def _files_of_folder(folder: Path, part: str | None) -> list[Path]:
     known = [file for file in files if is_data_file(file)]
     parts = {name: _part_files(known, folder, name) for name in {*PART_NAMES, *_given(part)}}
     wanted = part or (DEFAULT_PART if parts[DEFAULT_PART] else None)
+    _check_links(folder)
     calibration = parts[CALIBRATION]
     chosen = parts[wanted] if wanted else [file for file in known if file not in calibration]
     if not chosen:
         raise DataError(_nothing_in(folder, part, [name for name in parts if parts[name]]))
     _note_not_read(folder, files, chosen, wanted)
     return chosen
+
+
+def _check_links(folder: Path) -> None:
+    """Raise `DataError` for links that are named as data and lead nowhere."""
+    links = [link for link in folder.rglob("*") if link.is_symlink() and not link.exists()]
+    wrong = sorted(str(link) for link in links if is_data_file(link))
+    if wrong:
+        raise DataError(
+            f"Links in '{folder}' lead nowhere:{bullet_list(wrong)}\n"
+            "Expected links to files. Mend or remove them."
+        )
 
 
 def _is_hidden(path: Path) -> bool:

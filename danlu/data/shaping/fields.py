@@ -1,6 +1,7 @@
 """Typed access to the fields of one row; what does not fit is a `BadRow` that names the field."""
 
 import json
+import sys
 from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
@@ -61,8 +62,9 @@ def truth_of(row: Row, key: str) -> bool:
 def number_of(row: Row, key: str) -> float:
     """Return the finite number under `key`."""
     value = row[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
-        raise BadRow(f"'{key}' is {value!r}; expected a number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= sys.float_info.max:
+        raise BadRow(f"'{key}' is {described(value)}; expected a number")
     return float(value)
 
 
