@@ -310,6 +310,7 @@ BAD = [
     ({"messages": [said("q")[0], said("", "a")[1] | {"loss": "yes"}]}, "expected true or false"),
     ({"prompt": "q", "response": "a", "sytem": "s"}, "unknown key 'sytem'. Did you mean 'system'?"),
     ({"messages": said("q", "a"), "conversations": said("q", "a")}, "conversations or messages"),
+    ({"messages": said("q", "a"), "images": ["x.png"]}, "has 'images', which a model of texts"),
     ({"promt": "q", "respons": "a"}, "About 'promt': Did you mean 'prompt'?"),
     ({"text": "t"}, "a plain text, for `danlu pretrain`"),
     ({"src": "q", "tgt": "a", "context": {"sistem": "s"}}, "Did you mean 'system'"),

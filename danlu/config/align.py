@@ -150,7 +150,7 @@ def starter() -> AlignRun:
     return AlignRun(
         out="runs/align",
         model="runs/finetune/merged",
-        data=AlignData(preferences=sources("preferences.jsonl")),
+        data=AlignData(preferences=sources("preferences.jsonl"), max_seq_len=512),
         train=TrainOptions(
             epochs=1.0, learning_rate=5e-6, weight_decay=0.0, micro_batch_size=2, warmup_ratio=0.1
         ),

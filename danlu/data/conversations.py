@@ -37,6 +37,7 @@ _READERS: Mapping[type[Example], str] = {
 }
 _OTHER_NAMES = {"system_prompt": "system", "functions": "tools"}
 _NO_SHAPE = "no known shape"
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 _NEAR = 0.8  # how like a key of the shape a note must be to count as a slip of the pen
 
 _E = TypeVar("_E", Conversation, PreferencePair, LabelledAnswer)
@@ -98,6 +99,16 @@ def _read(
     raise_problems(problems, source.path, _expected(gives, problems))
 
 
+def _refuse_media(row: Row) -> None:
+    """Refuse a row whose answer is about something that a model of texts cannot see or hear."""
+    found = [key for key in _MEDIA if row.get(key)]
+    if found:
+        raise BadRow(
+            f"has {' and '.join(map(repr, found))}, which a model of texts does not get, so its "
+            "answer would be learned without them"
+        )
+
+
 class _Rows(Generic[_E]):
     """Makes examples of the rows of one source, and remembers what it did not use or had to mend.
 
@@ -122,6 +133,7 @@ class _Rows(Generic[_E]):
         row = self._with_our_names(present(row))
         shape = self._forced or _recognised(row, self._gives)
         self._check_notes(row, shape)
+        _refuse_media(row)
         return [self._checked(cast("_E", one)) for one in shape.read(row, origin)]
 
     def say_what_was_done(self, problems: Problems) -> None:
