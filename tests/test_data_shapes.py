@@ -443,3 +443,48 @@ def test_public_texts(shared):
         "tinystories_sample.txt": 5,
         "wiki_demo.txt": 30,
     }
+
+
+def test_rounds_before_a_question_are_read_wherever_they_stand(tmp_path):
+    for row in (
+        {"prompt": "q2", "response": "a2", "history": [["q", "a"]]},  # ChatGLM's scripts
+        {"query": "q2", "response": "a2", "history": [["q", "a"]], "prompt": ""},
+        {"input": "q2", "output": "a2", "history": [["q", "a"]]},
+    ):
+        (example,) = read_conversations(written(tmp_path, row))
+        assert example.messages == said("q", "a", "q2", "a2")
+    pair = {"prompt": "q2", "chosen": "c", "rejected": "r", "history": [["q", "a"]]}
+    (example,) = read_preferences(written(tmp_path, pair))
+    assert example.prompt == said("q", "a", "q2")
+
+
+def test_transcripts_of_two_speakers_are_pairs(tmp_path):
+    start = "\n\nHuman: q\n\nAssistant: a\nb\n\nHuman: q2\n\nAssistant:"
+    for row in (
+        {"chosen": f"{start} c", "rejected": f"{start} r"},
+        {"prompt": start, "chosen": " c", "rejected": " r"},
+    ):
+        (pair,) = read_preferences(written(tmp_path, row))
+        assert pair.prompt == said("q", "a\nb", "q2")
+        assert [pair.chosen[0]["content"].strip(), pair.rejected[0]["content"].strip()] == [
+            "c",
+            "r",
+        ]
+    with pytest.raises(DataError, match="there is no prompt"):
+        list(read_preferences(written(tmp_path, {"chosen": "q c", "rejected": "q r"})))
+
+
+def test_thoughts_under_other_names(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    for name in ("thinking", "reasoning", "reasoning_content"):
+        row = {"messages": [turns[0], {**turns[1], name: "hm"}]}
+        (example,) = read_conversations(written(tmp_path, row))
+        assert example.messages[1] == {**turns[1], "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_table_of_one_column_is_called_one(name, tmp_path):
+    cell = json.dumps(said("q, really", "a")).replace('"', '""')
+    (tmp_path / name).write_text(f'messages\n"{cell}"\n')
+    (example,) = read_conversations(tmp_path / name)
+    assert example.messages == said("q, really", "a")

@@ -100,7 +100,7 @@ def test_all_problems_of_all_files_are_listed(tmp_path):
         ("a.json", '["x" "y"]', "expected ',' or ']'"),
         ("a.json", '["x"] 3', "after the end"),
         ("a.json", '["x"', "not JSON"),
-        ("a.csv", "x", "names no columns"),
+        ("a.csv", "7", "names no columns"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):

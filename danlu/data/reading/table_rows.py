@@ -14,6 +14,7 @@ from danlu.errors import DataError, MissingExtraError
 
 EXTRA = "data"
 DELIMITERS = (",", "\t", ";")
+TABLES = {".csv": ",", ".tsv": "\t"}
 BATCH_ROWS = 1024
 HUB = "hub:"
 _COLUMN = re.compile(r"[^\W\d]\w*(?:[ .-]\w+){0,2}")  # prose with a comma has longer parts
@@ -22,13 +23,16 @@ _COLUMN = re.compile(r"[^\W\d]\w*(?:[ .-]\w+){0,2}")  # prose with a comma has l
 def header_of(path: Path) -> tuple[list[str], str] | None:
     """Return the column names and the delimiter of a table; None if the first line is no header.
 
-    A header has two columns or more; the first may have no name, as an index that pandas wrote.
+    A header has two columns or more, or the file is called a table; the first may have no name, as
+    an index that pandas wrote.
     """
     _, first = next(decoded_lines(path, Problems()), (1, ""))
-    delimiter = max(DELIMITERS, key=first.count)
+    called = [TABLES[ending] for ending in path.suffixes if ending in TABLES]
+    delimiter = max([*called, *DELIMITERS], key=first.count)
     names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
     named = [name for name in names if _COLUMN.fullmatch(name)]
     is_header = len(names) > 1 and names[int(not names[0]) :] == named
+    is_header = is_header or (bool(called) and len(names) == len(named) == 1)
     return (names, delimiter) if is_header else None
 
 

@@ -38,7 +38,17 @@ SHAPE = Shape(
     keys=(
         *TAGS,
         *("messages", "conversations", "instruction", "input", "output", "history"),
-        *("prompt", "response", "completion", "question", "answer", "context", "src", "tgt"),
+        *(
+            "prompt",
+            "response",
+            "completion",
+            "question",
+            "query",
+            "answer",
+            "context",
+            "src",
+            "tgt",
+        ),
     ),
     recognises=_is_labelled,
     read=_read,

@@ -1,17 +1,19 @@
 """`chosen` and `rejected`: two answers to one prompt, of which one was preferred.
 
 Each is a text, one turn (`{"from"/"role", "value"/"content"}`) or a list of turns. The prompt is
-under `prompt` (a text or messages), `conversations` or `messages`, or `instruction` with `input`
-and `history`, or `question`; where it is under none of them, it is the turns that both lists begin
-with. Lists that repeat the prompt are understood. The margin is under `margin`, or the difference
-of `score_chosen` and `score_rejected`.
+under `prompt` (a text or messages), `conversations` or `messages`, or `instruction` with `input`,
+or `question` or `query`, rounds before it under `history`; where it is under none of them, it is
+the turns that both lists begin with. Lists that repeat the prompt are understood, and so are texts
+with the speakers in them (HH-RLHF). The margin is under `margin`, or the difference of
+`score_chosen` and `score_rejected`.
 """
 
 from danlu.data.examples import ASSISTANT, Message, PreferencePair
 from danlu.data.shapes.alpaca import history_of, question_of
-from danlu.data.shaping.fields import BadRow, Row, described, number_of, text_of
+from danlu.data.shaping.fields import BadRow, Row, described, number_of
 from danlu.data.shaping.shape import Shape, kind_of
 from danlu.data.shaping.tools import tools_of
+from danlu.data.shaping.transcript import transcript_of
 from danlu.data.shaping.turns import answer, message_of, messages_of, question, rounds, system_of
 
 _SCORES = ("score_chosen", "score_rejected")
@@ -21,6 +23,8 @@ def _read(row: Row, origin: str) -> list[PreferencePair]:
     chosen, rejected = (_said(row, key) for key in ("chosen", "rejected"))
     prompt = _prompt_of(row, _shared(chosen, rejected))
     chosen, rejected = _after(prompt, chosen, "chosen"), _after(prompt, rejected, "rejected")
+    if not prompt:
+        raise BadRow("there is no prompt, and 'chosen' and 'rejected' do not begin with one")
     kind, margin = kind_of(row), _margin(row)
     return [PreferencePair(prompt, chosen, rejected, origin, tools_of(row), kind, margin)]
 
@@ -28,7 +32,7 @@ def _read(row: Row, origin: str) -> list[PreferencePair]:
 def _said(row: Row, key: str) -> list[Message]:
     value = row.get(key)
     if isinstance(value, str):
-        return [answer(value)]
+        return transcript_of(value) or [answer(value)]
     if isinstance(value, dict):
         return [message_of(value, f"'{key}'")]
     if isinstance(value, list):
@@ -45,14 +49,20 @@ def _prompt_of(row: Row, shared: list[Message]) -> list[Message]:
 
 
 def _prompt_beside(row: Row) -> list[Message]:
-    system = system_of(row.get("system"))
-    for key in ("prompt", "conversations", "messages", "question"):
+    before = system_of(row.get("system")) + rounds(history_of(row))
+    for key in ("prompt", "conversations", "messages", "question", "query"):
         if key in row:
-            is_text = isinstance(row[key], str)
-            return system + ([question(text_of(row, key))] if is_text else messages_of(row, key))
-    if "instruction" in row:
-        return system + rounds(history_of(row)) + [question(question_of(row))]
-    return []
+            return before + (
+                _asked(row, key) if isinstance(row[key], str) else messages_of(row, key)
+            )
+    return [*before, question(question_of(row))] if "instruction" in row else []
+
+
+def _asked(row: Row, key: str) -> list[Message]:
+    value = row[key]
+    if isinstance(value, str):
+        return transcript_of(value) or [question(value)]
+    return messages_of(row, key)
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:
@@ -83,7 +93,7 @@ SHAPE = Shape(
     gives=PreferencePair,
     summary="'chosen' and 'rejected', with 'prompt', 'conversations' or 'messages'",
     keys=(
-        *("chosen", "rejected", "prompt", "conversations", "messages", "question"),
+        *("chosen", "rejected", "prompt", "conversations", "messages", "question", "query"),
         *("instruction", "input", "context", "history", "margin", *_SCORES),
     ),
     recognises=lambda row: "chosen" in row or "rejected" in row,

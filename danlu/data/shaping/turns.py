@@ -43,6 +43,7 @@ ROLES = {
 }
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 KEPT_KEYS = ("name", "tool_call_id", "reasoning_content")
+THOUGHT_KEYS = ("thinking", "reasoning")  # other names of reasoning_content
 
 
 def messages_of(row: Row, key: str) -> list[Message]:
@@ -62,6 +63,8 @@ def message_of(turn: object, where: str) -> Message:
         message = {"role": ASSISTANT, "content": "", "tool_calls": calls_of(content, where)}
     else:
         message = {"role": role, "content": content, **_calls(turn, role, where)}
+    thoughts = [turn[key] for key in THOUGHT_KEYS if isinstance(turn.get(key), str)]
+    turn = {"reasoning_content": thoughts[0], **turn} if thoughts else turn
     kept = {key: turn[key] for key in KEPT_KEYS if isinstance(turn.get(key), str)}
     return {**message, **kept, **_emphasis(turn)}
 
