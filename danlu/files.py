@@ -25,10 +25,10 @@ os.umask(_UMASK)
 _ADVICE = {
     errno.ENOSPC: "The disk is full. Free some space; what was finished before is intact.",
     errno.EDQUOT: "The disk quota is used up. Free some space; what was finished is intact.",
-    errno.EROFS: "The file system is read-only. Choose another folder with --out.",
-    errno.EACCES: "There is no permission to write there. Choose another folder with --out.",
-    errno.EPERM: "There is no permission to write there. Choose another folder with --out.",
-    errno.ENOTDIR: "A part of the path is a file. Choose another folder with --out.",
+    errno.EROFS: "The file system is read-only. Choose another folder.",
+    errno.EACCES: "There is no permission to write there. Choose another folder.",
+    errno.EPERM: "There is no permission to write there. Choose another folder.",
+    errno.ENOTDIR: "A part of the path is a file. Choose another folder.",
 }
 
 
@@ -38,7 +38,7 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "Choose another folder with --out.")
+        advice = _ADVICE.get(error.errno or 0, "Choose another folder.")
         raise OutputError(f"Cannot write '{path}': {error.strerror or error}. {advice}") from error
 
 

@@ -21,7 +21,7 @@ from danlu.data.encoded.store import ArrayStore, Encoded, verify
 from danlu.data.encoded.store_writing import StoreWriter
 from danlu.data.examples import Document
 from danlu.data.sources import read_corpus
-from danlu.errors import DataError
+from danlu.errors import DataError, OutputError
 from danlu.files import atomic_folder
 from danlu.tokenizer import Tokenizer, train_bpe
 
@@ -176,6 +176,21 @@ def test_a_damaged_entry_is_made_again(
     again = encoded_store(source, Reading(), TextEncoder(tokenizer), tmp_path / "cache")
     assert files_of(again.folder) == whole
     assert "It is made again now" in caplog.text
+
+
+def test_a_full_disk_is_one_error_that_names_the_option(
+    source: DataSource, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        return Path("/dev/full").open("wb")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_open", full)
+        patched.setattr(StoreWriter, "_length", lambda *_: 0)
+        with pytest.raises(OutputError, match=r"No space left.*as data\.cache says"):
+            encoded_store(source, Reading(), TextEncoder(tokenizer), tmp_path / "cache")
+    again = encoded_store(source, Reading(), TextEncoder(tokenizer), tmp_path / "cache")
+    assert len(again) == 9
 
 
 def test_wrong_rows_leave_nothing_behind_and_tolerated_ones_are_in_the_ledger(

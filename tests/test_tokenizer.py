@@ -183,6 +183,16 @@ def test_random_text_round_trips(llama2: Path) -> None:
             assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.parametrize("half", ["\ud83d", "\udcff"])
+def test_what_is_no_character_is_refused(half: str) -> None:
+    tokenizer = tiny_tokenizer()
+    for encode in (tokenizer.encode, tokenizer.encode_spans, lambda t: tokenizer.encode_batch([t])):
+        with pytest.raises(TokenizerError, match="half of a surrogate pair, or a byte"):
+            encode(f"a {half} b")
+    with pytest.raises(TokenizerError, match="half of a surrogate pair"):
+        tokenizer.render_chat([{"role": "user", "content": half}])
+
+
 def test_encoding_from_many_threads() -> None:
     tokenizer = tiny_tokenizer()
     texts = [random_text(random.Random(seed)) for seed in range(200)]

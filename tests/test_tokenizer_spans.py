@@ -1,12 +1,16 @@
 """The characters of each token, told by its bytes, are those that the library finds."""
 
+import random
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_cases import random_text
 
-from danlu.tokenizer import Tokenizer, train_bpe
+from danlu.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from danlu.tokenizer.kinds.sentencepiece_model import SentencePieceModel
 from danlu.tokenizer.library import LibraryModel
 from danlu.tokenizer.pieces import character_spans
 
@@ -40,3 +44,40 @@ def test_tokens_that_share_a_character_all_have_it(
     pieces: list[bytes], spans: list[tuple[int, int]]
 ) -> None:
     assert character_spans(pieces) == spans
+
+
+WORDS = (
+    "The",
+    "cat",
+    "\u2581",
+    "小猫",
+    "on  the",
+    "1",
+    "Ａ",
+    "ﬁ",
+    "<s>",
+    "<0x41>",
+    "é",
+    "\xa0",
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["baichuan1", "baichuan2", "chatglm2", "glm-10b-chinese", "llama2", "stories260K"]
+)
+def test_pieces_that_spell_the_text_tell_its_spans(shared: Path, name: str) -> None:
+    folder = "models" if name == "stories260K" else "tokenizers"
+    model = load_tokenizer(shared / "data" / folder / name).model
+    assert isinstance(model, SentencePieceModel)
+    rng = random.Random(0)
+    num_spelled = 0
+    for _ in range(400):
+        words = " ".join(rng.choices(WORDS, k=rng.randint(1, 4)))
+        outer = rng.choice(["", " ", "  ", "\n"]), rng.choice(["", " ", "  "])
+        text = rng.choice([outer[0] + words + outer[1], random_text(rng)])
+        for prefix in (True, False):
+            spelled = model._spelled_spans(text, prefix)
+            if spelled is not None:
+                num_spelled += 1
+                assert spelled == model._library_spans(text, prefix), (text, prefix)
+    assert num_spelled > 20

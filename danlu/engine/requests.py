@@ -67,7 +67,8 @@ def build_requests(
         for problem in _problems(ids, its_params, decoder)
     ]
     if problems:
-        raise RequestError(f"{len(problems)} problems in the request:{bullet_list(problems)}")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RequestError(f"{count} in the request:{bullet_list(problems)}")
     room = [decoder.max_text_tokens - len(ids) for ids, _ in pairs]
     return [
         Request(

@@ -103,6 +103,7 @@ class Tokenizer:
 
     def encode_plain(self, text: str, *, prefix: bool = True) -> list[int]:
         """Encode text as text; `prefix` allows the dummy space some tokenizers put in front."""
+        _check_characters(text)
         ids = self.model.encode(text, prefix=prefix)
         if self._unspoken.isdisjoint(ids):
             return ids
@@ -110,6 +111,7 @@ class Tokenizer:
 
     def encode_spans(self, text: str, *, prefix: bool = True) -> Encoded:
         """As `encode_plain`, with the characters of each token; what messages are encoded with."""
+        _check_characters(text)
         encoded = self.model.encode_spans(text, prefix=prefix)
         if self._forbidden.isdisjoint(encoded.ids):
             return encoded
@@ -117,6 +119,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts at once on all cores; each as `encode(text)`."""
+        for text in texts:
+            _check_characters(text)
         batch = self.model.encode_batch(list(texts))
         return [
             ids if self._unspoken.isdisjoint(ids) else self.encode_plain(text)
@@ -374,3 +378,17 @@ class Tokenizer:
             **kept,
             **self.named,
         }
+
+
+def _check_characters(text: str) -> None:
+    """Raise `TokenizerError` for what is no character, which libraries crash at or replace."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.end + 20]
+        raise TokenizerError(
+            f"The text has half of a surrogate pair, or a byte that is not UTF-8, in {near!r}. "
+            "Expected characters. Remove it, or decode the text as what it was written in."
+        ) from None

@@ -56,3 +56,31 @@ def character_spans(pieces: Sequence[bytes]) -> list[tuple[int, int]]:
     ends = list(accumulate(begun, initial=0))
     runs = zip(pairwise(ends), pieces, strict=True)
     return [(start - (piece[:1] in _INNER_BYTES), end) for (start, end), piece in runs]
+
+
+def spelled_spans(
+    text: str, pieces: Sequence[str], drops_outer_spaces: bool
+) -> list[tuple[int, int]] | None:
+    """Return the (start, end) characters of each sentencepiece piece of a text.
+
+    Args:
+        text: what was encoded.
+        pieces: what it became; none of them stands for bytes or for what is unknown.
+        drops_outer_spaces: does the model drop spaces around a text?
+
+    Returns:
+        None if the pieces are not the text with visible spaces, but for a space in front of it: the
+        model normalized something, and only its library knows which characters are where.
+    """
+    dropped = " " if drops_outer_spaces else ""
+    kept = text.removeprefix(dropped)
+    begin = len(text) - len(kept)
+    kept = kept.removesuffix(dropped)
+    if kept.startswith((SPACE, dropped or SPACE)) or kept.endswith(dropped or SPACE):
+        return None  # more than one may have been dropped
+    spelled, expected = "".join(pieces), kept.replace(" ", SPACE)
+    has_prefix = spelled != expected
+    if has_prefix and spelled != SPACE + expected:
+        return None
+    ends = accumulate(map(len, pieces), initial=begin - has_prefix)
+    return list(pairwise([begin, *list(ends)[1:]]))

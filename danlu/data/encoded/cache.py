@@ -27,7 +27,7 @@ from danlu.data.encoded.encoding_many import encode_in_order
 from danlu.data.encoded.store import MANIFEST, ArrayStore, verify
 from danlu.data.encoded.store_writing import StoreWriter
 from danlu.data.reading.source_files import described, source_files
-from danlu.errors import DanluError, DataError
+from danlu.errors import DanluError, DataError, OutputError
 from danlu.files import PARTIAL, output_errors
 from danlu.progress import Progress, Silent, working
 
@@ -78,7 +78,7 @@ def encoded_store(
     about = {**made_of(source, encoder), "tolerant": tolerant}
     dropped: list[str] | None = [] if tolerant else None
     path = folder / _key(about)
-    with _only_one(path):
+    with _naming_the_option(), _only_one(path):
         if (path / MANIFEST).exists():
             try:
                 verify(path)
@@ -164,6 +164,14 @@ def _after(examples: Iterable[Example], count: int) -> Iterator[Example]:
     for number, example in enumerate(examples):
         if number >= count:
             yield example
+
+
+@contextmanager
+def _naming_the_option() -> Iterator[None]:
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{error} (Encoded data is kept there, as data.cache says.)") from error
 
 
 @contextmanager

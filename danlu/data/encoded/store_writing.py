@@ -11,6 +11,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -87,7 +88,8 @@ class StoreWriter:
         traceback: TracebackType | None,
     ) -> None:
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # of a full disk, which was said; `finish` closes them itself
+                file.close()
 
     def append(self, encoded: Encoded) -> None:
         """Take one example; only one with arrays becomes a row."""

@@ -20,7 +20,7 @@ from danlu.errors import TokenizerError
 from danlu.tokenizer.families import Dialect, dialect_of
 from danlu.tokenizer.model import Encoded, TokenizerFolder
 from danlu.tokenizer.piece_json import PieceTable, pieces_document, read_pieces, refusal
-from danlu.tokenizer.pieces import SPACE, piece_bytes
+from danlu.tokenizer.pieces import SPACE, piece_bytes, spelled_spans
 from danlu.tokenizer.protobuf import bytes_field, fields, float_field, number_field
 from danlu.tokenizer.special import ADDED_FILE, CONFIG_FILE, AddedToken, Splitter, TokenizerSettings
 from danlu.tokenizer.wrapping import (
@@ -136,6 +136,7 @@ class SentencePieceModel:
         self._bare = SentencePieceProcessor(model_proto=self.proto + NO_DUMMY_PREFIX)
         self.num_pieces = int(self.library.vocab_size())
         self._texts: list[str] = self.library.id_to_piece(list(range(self.num_pieces)))
+        self._opaque = frozenset(self._pieces_without_text())
         self._first_id = wrapping.first_id
         self._drops_prefix = self.library.encode("a") != self._bare.encode("a")
         self.drops_leading_spaces = self._drops_prefix and not self.library.encode(" ")
@@ -151,6 +152,12 @@ class SentencePieceModel:
         self.default_prefix = self._prefix()
         self.default_suffix = tuple(self._ids[text] for text in wrapping.suffix)
         self.tokenizer_class = wrapping.tokenizer_class
+
+    def _pieces_without_text(self) -> Iterator[int]:
+        """Yield the pieces that spell something else than they are called."""
+        every = list(range(self.num_pieces))
+        for asked in (self.library.is_byte, self.library.is_control, self.library.is_unknown):
+            yield from (index for index, answer in enumerate(asked(every)) if answer)
 
     def _all_added(self, settings: TokenizerSettings) -> Iterator[AddedToken]:
         """Yield control pieces, reserved pieces, the family's tokens, the folder's."""
@@ -235,6 +242,22 @@ class SentencePieceModel:
         return encoded
 
     def _plain_spans(self, text: str, prefix: bool) -> Encoded:
+        return self._spelled_spans(text, prefix) or self._library_spans(text, prefix)
+
+    def _spelled_spans(self, text: str, prefix: bool) -> Encoded | None:
+        """As `_library_spans`, many times as fast, where the pieces spell the text as it is."""
+        if self.wrapping.icetk:
+            return None
+        ids: list[int] = (self.library if prefix else self._bare).encode(text)
+        if not self._opaque.isdisjoint(ids):
+            return None
+        pieces = [self._texts[index] for index in ids]
+        spans = spelled_spans(text, pieces, self.drops_leading_spaces)
+        if spans is None:
+            return None
+        return Encoded([self._first_id + index for index in ids], spans)
+
+    def _library_spans(self, text: str, prefix: bool) -> Encoded:
         prepared = prepare_icetk(text) if self.wrapping.icetk else Prepared(text)
         processor = self.library if prefix else self._bare
         message = processor.encode(prepared.text, out_type="serialized_proto")
