@@ -282,10 +282,13 @@ def test_the_same_weights_in_another_form_are_the_same_base(tmp_path: Path) -> N
 
 def test_missing_adapter_files(tmp_path: Path) -> None:
     decoder = load_decoder(golden("llama"))
-    with pytest.raises(AdapterError, match=r"adapter_config.json' cannot be read"):
+    with pytest.raises(AdapterError, match=r"There is no adapter in .* no adapter_config\.json"):
         load_adapter(decoder, tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(AdapterError, match="No adapter weights"):
+        load_adapter(decoder, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(AdapterError, match=r"adapter_config.json' cannot be read"):
         load_adapter(decoder, tmp_path)
     (tmp_path / "adapter_config.json").write_text("[]")
     with pytest.raises(AdapterError, match="holds a list; expected the JSON object"):

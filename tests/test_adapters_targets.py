@@ -101,6 +101,8 @@ def test_published_names_mean_published_layers(family: str, word: str, sizes: in
         ),
         (LoraConfig(whole=["embed_token"]), ["'embed_token' Did you mean 'embed_tokens'"]),
         (LoraConfig(targets=["lm_head"], whole=["lm_head"]), ["whole and by an update"]),
+        (LoraConfig(exclude="k_porj"), ["leaves out nothing", "Did you mean 'k_proj'"]),
+        (LoraConfig(lora_rank=900), ["lora_rank 900 is more than a layer has"]),
         (LoraConfig(init="pissa", lora_rank=900), ["900 singular values"]),
         (LoraConfig(init="pissa", targets=["embed_tokens"]), ["embed_tokens has none"]),
         (LoraConfig(token_rows=["<a>"]), ["needs a tokenizer"]),

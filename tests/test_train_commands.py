@@ -1,6 +1,7 @@
 """`run_pretrain` and `run_finetune`: what they leave behind, and what they refuse."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -332,6 +333,29 @@ def test_missing_inputs_are_one_error_and_can_be_corrected(
 def test_a_missing_model_is_an_error(world: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no model"):
         run_finetune(finetune_config(world, tmp_path / "none", tmp_path / "run"))
+
+
+def test_a_folder_that_holds_no_model_says_what_it_is(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is an adapter.*`warm_start` to go on with it"):
+        run_finetune(replace_model(world, tmp_path, "adapter"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"There is no model in .* no config\.json"):
+        run_finetune(replace_model(world, tmp_path, "empty"))
+
+
+def replace_model(world: Path, folder: Path, name: str) -> FinetuneRun:
+    return finetune_config(world, folder, folder / "run", model=str(folder / name))
+
+
+def test_steps_larger_than_the_data_are_said(
+    world: Path, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("danlu").propagate = True
+    options = train_options(steps=1, global_batch_size=500, micro_batch_size=500)
+    run_finetune(finetune_config(world, base, tmp_path / "run", train=options))
+    assert "a step takes 500 (train.global_batch_size), so that every step learns" in caplog.text
 
 
 def test_a_tokenizer_that_the_model_never_saw_is_refused(

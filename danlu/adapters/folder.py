@@ -49,9 +49,14 @@ def write_folder(folder: Path, content: AdapterContent, base: str) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise AdapterError(
+            f"There is no adapter in '{path.parent}', which has no {path.name}. Expected the "
+            "folder of an adapter as PEFT writes it. Check the path."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(
             f"'{path}' cannot be read ({error}). Expected that of a PEFT adapter."
         ) from error

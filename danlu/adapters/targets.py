@@ -146,7 +146,14 @@ def _excluded(layers: list[Named], exclude: str | list[str] | None) -> list[Name
         return layers
     if isinstance(exclude, str):
         check_pattern("exclude", exclude)
-        return [layer for layer in layers if not layer.matches(exclude)]
+        left = [layer for layer in layers if not layer.matches(exclude)]
+        if len(left) == len(layers):
+            raise AdapterError(
+                f"exclude {exclude!r} is one regular expression, and the whole name of no target "
+                f"fits it, so that it leaves out nothing. A list takes endings: [{exclude}]."
+                f"{did_you_mean(exclude, known_words(layers))}"
+            )
+        return left
     _check_words("exclude", exclude, layers)
     return [layer for layer in layers if not any(layer.means(word) for word in exclude)]
 

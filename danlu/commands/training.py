@@ -1,5 +1,6 @@
 """What pre-training and fine-tuning share: the job, its facts, and the model at the end."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from danlu.train.objective import CausalLM
 from danlu.train.precision import DTYPES, Masters
 from danlu.train.source import RowSource
 
+_log = logging.getLogger(__name__)
+
 
 def training_job(
     decoder: Decoder,
@@ -45,6 +48,7 @@ def training_job(
         evaluations: what is evaluated beside the held-out loss.
     """
     device, micro_batch_size = str(decoder.device), options.micro_batch_size
+    _tell_small_data(options, rows)
     source = RowSource(
         rows.passes, seed, micro_batch_size, options.global_batch_size, device, rows.batching
     )
@@ -61,6 +65,21 @@ def training_job(
         lr_scales=lr_scales(decoder),
         epoch_steps=_epoch_steps(options, rows),
     )
+
+
+def _tell_small_data(options: TrainOptions, rows: TrainingRows) -> None:
+    if rows.is_streamed:
+        return
+    count, size = int(rows_in(rows.passes, 1.0)), options.global_batch_size
+    if size > count:
+        _log.warning(
+            "The data is %d rows of %d tokens, and a step takes %d (train.global_batch_size), so "
+            "that every step learns all of it, %.3g times.",
+            count,
+            rows.max_seq_len,
+            size,
+            size / count,
+        )
 
 
 def _epoch_steps(options: TrainOptions, rows: TrainingRows) -> float | None:

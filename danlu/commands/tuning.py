@@ -77,7 +77,23 @@ def _folder(key: str, path: str) -> Path:
             f"There is no {kind} at '{path}'; expected the folder of {holds}. "
             f"Correct `{key}` in the run file."
         )
+    if key != "warm_start":
+        _check_model(key, Path(path))
     return Path(path)
+
+
+def _check_model(key: str, folder: Path) -> None:
+    if (folder / "config.json").exists():
+        return
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"'{folder}' is an adapter; expected the folder of a checkpoint under `{key}`. Name "
+            "its base there, and this folder under `warm_start` to go on with it."
+        )
+    raise CheckpointError(
+        f"There is no model in '{folder}', which has no config.json; expected the folder of a "
+        f"checkpoint. Correct `{key}` in the run file."
+    )
 
 
 def open_tuned(

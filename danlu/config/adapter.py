@@ -139,8 +139,16 @@ class PromptConfig(Config):
         None, description="they begin as the embeddings of this text; null: drawn tokens"
     )
     init_ids: list[int] | None = Field(
-        None, description="the tokens they begin as, cut or repeated; null: those of init_text"
+        None,
+        min_length=1,
+        description="the tokens they begin as, cut or repeated; null: those of init_text",
     )
+
+    @model_validator(mode="after")
+    def _check_init(self) -> Self:
+        if self.init_text is not None and self.init_ids is not None:
+            raise ValueError("give either init_text or init_ids; found both")
+        return self
 
 
 AdapterConfig = Annotated[

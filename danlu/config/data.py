@@ -109,7 +109,10 @@ class ReadingOptions(Config):
         description="streaming: examples that are shuffled and packed together",
     )
     workers: int | None = Field(
-        None, ge=1, description="processes that encode; null: one for each core, if it pays"
+        None,
+        ge=1,
+        le=256,
+        description="processes that encode; null: one for each core, if it pays",
     )
     cache: str | None = Field(
         None,

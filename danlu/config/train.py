@@ -54,10 +54,18 @@ class TrainOptions(Config):
     """How a model is trained; the same for every objective."""
 
     steps: int | None = Field(
-        None, ge=1, description="optimizer steps; give this or epochs", examples=[1000]
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="optimizer steps; give this or epochs",
+        examples=[1000],
     )
     epochs: float | None = Field(
-        None, gt=0, description="passes over the data; give this or steps", examples=[1.0]
+        None,
+        gt=0,
+        le=1_000_000,
+        description="passes over the data; give this or steps",
+        examples=[1.0],
     )
     micro_batch_size: int = Field(8, ge=1, description="rows per forward and backward pass")
     global_batch_size: int = Field(

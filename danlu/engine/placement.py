@@ -33,7 +33,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"The device {str(device)!r} cannot be used: {str(error).splitlines()[0]} "
+            f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). "
             'Expected "auto", "cpu" or an accelerator of this machine such as "cuda" or "cuda:1".'
         ) from None
 

@@ -64,6 +64,16 @@ def fresh_updates(
     return wrappers
 
 
+def _check_rank(rank: int, bases: Sequence[LinearLike]) -> None:
+    """Refuse ranks above both sides of a layer; no update has a rank above the shorter one."""
+    most = max(max(base.in_features, base.out_features) for base in bases)
+    if rank > most:
+        raise AdapterError(
+            f"lora_rank {rank} is more than a layer has inputs or outputs ({most}), so that its "
+            "update would be larger than the weight. Expected a small number such as 8 or 64."
+        )
+
+
 def _group(
     bases: Sequence[LinearLike],
     config: LoraConfig,
@@ -74,6 +84,7 @@ def _group(
     """Return the updates of layers that are one published layer: they share A."""
     if config.init == "pissa":
         return _from_base(bases, config, rank, scale)
+    _check_rank(rank, bases)
     first = bases[0]
     bound = 1 / math.sqrt(first.in_features)
     drawn = torch.empty(rank, first.in_features).uniform_(-bound, bound, generator=generator)
