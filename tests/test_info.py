@@ -193,7 +193,9 @@ def test_a_pickle_that_would_run_code_is_only_described(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"architectures": ["X"]}', "\ufeff\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 50_000, "[]", "3", "{}", '{"architectures": ["X"]}', "\ufeff\0"]
+)
 def test_a_config_that_describes_nothing(tmp_path: Path, text: str) -> None:
     folder = copy_golden("qwen2", tmp_path / "model")
     (folder / "config.json").write_text(text)
@@ -296,6 +298,21 @@ def test_adapters_of_every_kind(case: str, wanted: dict[str, str]) -> None:
 def test_an_adapter_of_an_unknown_type(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
     assert any("LOHA are not opened" in note for note in describe(tmp_path).notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot be read"),
+        ('{"a":' * 50_000, "nested too deeply"),
+        ('{"peft_type": "LORA", "rank_pattern": 5}', "a value of a wrong type"),
+        ('{"peft_type": "LORA", "modules_to_save": [1]}', "a value of a wrong type"),
+    ],
+)
+def test_a_damaged_config_of_an_adapter_is_described(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    facts = describe(tmp_path)
+    assert any(said in problem for problem in facts.problems), facts.problems
 
 
 def test_what_is_no_model_at_all(tmp_path: Path, capsys: Capture) -> None:

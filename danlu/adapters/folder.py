@@ -1,13 +1,12 @@
 """An adapter's folder: `adapter_config.json` beside its weights, as PEFT keeps it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from danlu.adapters.front.ptuning_v2 import find_encoder
 from danlu.adapters.method import AdapterContent, AdapterSource
 from danlu.errors import AdapterError
-from danlu.files import atomic_file, write_json
+from danlu.files import atomic_file, parse_json, write_json
 from danlu.tokenizer.stamp import STAMP, add_to_stamp, read_stamp
 from danlu.weights.files import SafetensorsFile, TorchFile, WeightFile
 from danlu.weights.writing import write_tensors
@@ -55,8 +54,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             "folder of an adapter as PEFT writes it. Check the path."
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise AdapterError(
             f"'{path}' cannot be read ({error}). Expected that of a PEFT adapter."
         ) from error

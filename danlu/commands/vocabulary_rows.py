@@ -4,7 +4,6 @@ The weights are rewritten tensor by tensor under their published names; a row th
 kept bit for bit. Rows that the checkpoint has beyond its tokenizer are used before any are made.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from danlu.errors import CheckpointError, QuantizationError, UnsupportedModelError
-from danlu.files import output_errors, write_json
+from danlu.files import output_errors, parse_json, write_json
 from danlu.loading import decoder_from_config, read_model_config
 from danlu.loading.building import family_named, family_of_folder
 from danlu.loading.layout import EMBEDDING, HEAD, published_layout
@@ -209,6 +208,6 @@ def holds_model(folder: Path) -> bool:
 
 def _base_of(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        return str(parse_json(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (ValueError, OSError, KeyError, TypeError):
         return "not named"

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from danlu.errors import DownloadError
+from danlu.files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Connection:
             except (OSError, http.client.HTTPException) as error:
                 raise _trouble(error) from None
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError:
             raise DownloadError(
                 f"{self.endpoint}{path} answered with {text[:60]!r}, which is no JSON. Expected "

@@ -4,13 +4,12 @@ It is written when a download begins, with `complete` false, and says true only 
 in its place and was compared with the hub's checksum.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from danlu.errors import CheckpointError
-from danlu.files import write_json
+from danlu.files import parse_json, write_json
 from danlu.hub.listing import Listing, RemoteFile
 from danlu.hub.names import MANIFEST
 
@@ -54,7 +53,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         files = tuple(RemoteFile(**file) for file in values.pop("files"))
         return Manifest(files=files, **values)
     except FileNotFoundError:

@@ -1,6 +1,5 @@
 """Decoders without weights, and the factories that make linear layers of arriving weights."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from danlu.config.model import ModelShape
 from danlu.config.quantize import PRESETS, QuantScheme
 from danlu.errors import CheckpointError, ConfigError, did_you_mean
+from danlu.files import parse_json
 from danlu.models.decoder import Decoder
 from danlu.models.family import Family, detect_family, discover, family_name
 from danlu.models.published import Published
@@ -39,7 +39,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of a checkpoint; anything else is a `CheckpointError`."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"'{path}' is missing. Expected the {path.name} published with the weights."

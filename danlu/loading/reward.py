@@ -5,7 +5,6 @@ the published tensors without the head, and ``score.weight``. An adapter is writ
 with ``reward_head.safetensors`` beside it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from danlu.loading.building import (
     dense,
     family_named,
     family_of_folder,
+    read_json,
     read_model_config,
 )
 from danlu.loading.layout import HEAD, published_layout
@@ -120,8 +120,12 @@ def load_reward_model(
     path = resolve(folder)
     if not (path / _ADAPTER_CONFIG).is_file():
         return _read_whole(path, dtype, torch.device(device), family).eval()
-    named = json.loads((path / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    model = base or named["base_model_name_or_path"]
+    model = base or read_json(path / _ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not model:
+        raise CheckpointError(
+            f"'{path / _ADAPTER_CONFIG}' names no base model; expected one under "
+            "base_model_name_or_path. Pass base=."
+        )
     decoder = load_decoder(model, dtype, device, path, quantize, family)
     if not (path / HEAD_FILE).is_file():
         raise CheckpointError(

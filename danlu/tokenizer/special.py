@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import TokenizerError
+from danlu.files import parse_json
 from danlu.tokenizer.chat.template_json import templates_in_json
 
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -261,7 +262,7 @@ def json_object(path: Path, data: bytes) -> dict[str, Any]:
         TokenizerError: if it is none.
     """
     try:
-        value = json.loads(data.decode())
+        value = parse_json(data.decode())
     except ValueError as error:
         raise TokenizerError(f"'{path}' cannot be read as JSON: {error}. Fetch it again.") from None
     if not isinstance(value, dict):

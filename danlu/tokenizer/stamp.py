@@ -3,13 +3,12 @@
 One token truth: whoever uses the weights checks that they see the same tokens as training did.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import danlu
 from danlu.errors import CheckpointError, TokenizerError
-from danlu.files import write_json
+from danlu.files import parse_json, write_json
 from danlu.tokenizer.base import Tokenizer
 
 STAMP = "danlu.json"
@@ -58,7 +57,7 @@ def read_stamp(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
+        stamp = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"'{path}' cannot be read ({error}). Expected the JSON that was written with the "

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from danlu.errors import CheckpointError
-from danlu.files import atomic_folder
+from danlu.files import atomic_folder, parse_json
 from danlu.weights.writing import write_tensors
 
 FORMAT = 1
@@ -151,7 +151,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _verified_state(path: Path) -> dict[str, Any]:
-    record = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    record = parse_json((path / _STATE).read_text(encoding="utf-8"))
     state: dict[str, Any] = record["state"]
     if _json_sha256(state) != record["sha256"]:
         raise ValueError(f"{_STATE} does not match its checksum")

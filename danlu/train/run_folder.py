@@ -8,7 +8,6 @@ checkpoints/    the last few, and the best
 model/ or adapter/   what the run was for; present as a whole or not at all
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import Any
 
 from danlu.config.base import Config
 from danlu.errors import DanluError, OutputError, bullet_list
-from danlu.files import write_json
+from danlu.files import parse_json, write_json
 from danlu.train.loop import METRICS, Outcome
 from danlu.train.manifest import MANIFEST, versions
 from danlu.train.metrics import peak_bytes, read_metrics
@@ -179,7 +178,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(file.read_text(encoding="utf-8"))
         return {**manifest, "config": dict(manifest["config"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(

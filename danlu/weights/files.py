@@ -4,7 +4,6 @@ A checkpoint folder holds one file or shards with an index. Nothing in a file is
 `.bin` goes through torch's restricted unpickler, and whatever in it is not a tensor is refused.
 """
 
-import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from danlu.errors import CheckpointError, bullet_list
+from danlu.files import parse_json
 from danlu.weights.memory import drop_mapped_pages
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -178,7 +178,7 @@ def other_names(folder: Path) -> list[str]:
 
 def _noted_name(folder: Path) -> str:
     try:
-        values = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
+        values = parse_json((folder / "quantize_config.json").read_text(encoding="utf-8"))
         return str(values["model_file_base_name"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -196,7 +196,7 @@ def _open(path: Path) -> WeightFile:
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"'{index}' is not an index of weight files ({type(error).__name__}: {error}). "

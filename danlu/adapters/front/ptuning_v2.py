@@ -5,7 +5,6 @@ A folder whose `config.json` says `pre_seq_len` and `prefix_projection`, and who
 hold the whole model too, which was frozen; it is the base's business.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from danlu.adapters.front.key_values import ProjectedTable, Table, table_width
 from danlu.adapters.front.prefixing import differences, refuse
 from danlu.adapters.method import AdapterSource
 from danlu.errors import did_you_mean
+from danlu.files import parse_json
 from danlu.nn.prefix import Prefixable
 from danlu.weights.files import WeightFile, find_weight_files
 
@@ -73,7 +73,7 @@ def find_encoder(folder: Path) -> AdapterSource | None:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

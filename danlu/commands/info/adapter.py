@@ -57,15 +57,23 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
         problems.append(str(error))
     weights = [folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
     problems += _weight_problems(weights)
-    base = str(config.get("base_model_name_or_path"))
+    base = str(config.get("base_model_name_or_path", "not named"))
     kind = str(config.get("peft_type", "unknown"))
+    details: dict[str, str] = {}
+    try:
+        details = _details(config, _stamp(folder, problems))
+    except (TypeError, AttributeError) as error:
+        problems.append(
+            f"'{folder / ADAPTER_CONFIG}' holds a value of a wrong type ({error}). Expected that "
+            "of a PEFT adapter; copy or download it again."
+        )
     return AdapterFacts(
         kind=kind,
         base=base,
-        details=_details(config, _stamp(folder, problems)),
+        details=details,
         num_bytes=sum(path.stat().st_size for path in weights),
         problems=tuple(problems),
-        notes=(*_notes(base), *_kind_notes(kind)),
+        notes=(*_notes(base), *_kind_notes(kind)) if config else (),
     )
 
 

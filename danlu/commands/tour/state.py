@@ -11,7 +11,7 @@ import danlu
 from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.plan import TourPlan
 from danlu.errors import OutputError, bullet_list
-from danlu.files import write_json
+from danlu.files import parse_json, write_json
 
 STATE_FILE = "tour.json"
 _HIDDEN = (".lock",)
@@ -66,7 +66,7 @@ def read_state(folder: Path, options: TourOptions) -> TourState | None:
         _refuse_foreign(folder)
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         state = TourState(
             folder=folder,
             choices=content["options"],

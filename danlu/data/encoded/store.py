@@ -10,7 +10,6 @@ Encoded conversations, preference pairs and corpora for pre-training are all kep
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from danlu.data.ledger import Ledger
 from danlu.errors import DataError
+from danlu.files import parse_json
 
 FORMAT = 1
 MANIFEST = "store.json"
@@ -155,7 +155,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
         known = manifest["format"] == FORMAT
         problems = [name for name, size in sizes.items() if _size(folder / name) != size]

@@ -7,13 +7,13 @@ into one equal Jinja template. A comma too many at the end of a list or object, 
 documentation has it, is overlooked.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from danlu.errors import TokenizerError, bullet_list, did_you_mean
+from danlu.files import parse_json
 from danlu.tokenizer.chat.jinja import variables_of
 
 PARTS = ("system", "conversation", "query")
@@ -75,7 +75,7 @@ def template_of_parts(parts: Parts, origin: str) -> str:
 def _parse(text: str, origin: str) -> dict[str, Any]:
     without_commas = _STRING_OR_COMMA.sub(lambda found: found[0].removeprefix(","), text)
     try:
-        document = json.loads(without_commas)
+        document = parse_json(without_commas)
     except ValueError as error:
         raise TokenizerError(
             f"The chat template file '{origin}' is not valid JSON: {error}. Fix it there."

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from danlu.errors import TokenizerError
+from danlu.files import parse_json
 from danlu.tokenizer.library import LibraryFacts, LibraryModel
 from danlu.tokenizer.model import TokenizerFolder
 from danlu.tokenizer.special import JSON_FILE as FILE
@@ -35,7 +36,7 @@ def open_model(folder: TokenizerFolder) -> "TokenizerJson":
     path = folder.path / FILE
     try:
         data = path.read_bytes()
-        return TokenizerJson(json.loads(data.decode()), folder, data)
+        return TokenizerJson(parse_json(data.decode()), folder, data)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise TokenizerError(
             f"'{path}' is not a valid tokenizer.json: {error!r}. Fetch it again."
