@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,23 @@ def refuse_existing(path: Path, *, replace: bool = False) -> None:
 def only_run(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; a second run in the same folder is refused.
 
-    The lock belongs to the process, so it ends with it however it ends.
+    The lock belongs to the process, so it ends with it however it ends. A folder, or its file
+    ``.lock``, that was made for a run which then could not begin is gone afterwards.
     """
+    lock = folder / ".lock"
     with output_errors(folder):
+        is_new, has_lock = not folder.exists(), lock.exists()
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock", folder):
-        yield
+    with _locked(lock, folder):
+        try:
+            yield
+        except BaseException:
+            if not has_lock:
+                lock.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
+            raise
 
 
 @contextmanager
@@ -168,6 +179,8 @@ def _locked(lock: Path, folder: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+                raise BlockingIOError  # the other's run failed just now, and took its lock away
         except BlockingIOError:
             raise OutputError(
                 f"Another run is at work in '{folder}'. Wait for its end, or choose another folder."

@@ -79,6 +79,8 @@ def test_missing_folder_and_missing_files(folder: Path, tmp_path: Path) -> None:
     assert "Expected one of model.safetensors, pytorch_model.bin" in message(folder)
     (folder / "config.json").unlink()
     assert "config.json' is missing" in message(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert "is an adapter; expected the folder of a model" in message(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000])

@@ -216,6 +216,12 @@ def test_what_cannot_be_migrated(old: str, message: str) -> None:
         migrate(old)
 
 
+def test_all_values_that_are_no_numbers_are_said() -> None:
+    old = "python finetune.py --learning_rate abc --num_train_epochs $EPOCHS --model_max_length"
+    with pytest.raises(ConfigError, match=r"--num_train_epochs \$EPOCHS\n.*--learning_rate abc\n"):
+        migrate(old)
+
+
 def test_nothing_of_a_command_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     command = parse_command(

@@ -272,6 +272,19 @@ def test_foreign_files_are_refused_and_kept(world: Path, tmp_path: Path) -> None
     assert (tmp_path / "thesis.doc").read_text() == "mine"
 
 
+def test_a_run_that_cannot_begin_leaves_nothing(world: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("mine")
+    data = FinetuneData(instructions=str(world / "chats.jsonl"), max_seq_len=4)
+    for out, error in (("new", DataError), ("foreign", OutputError)):
+        with pytest.raises(error):
+            run_finetune(finetune_config(world, base, tmp_path / out, data=data))
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "foreign",
+        "foreign/thesis.txt",
+    ]
+
+
 def test_two_runs_in_one_folder_are_refused(world: Path, tmp_path: Path) -> None:
     with only_run(tmp_path / "run"), pytest.raises(OutputError, match="Another run"):
         run_pretrain(pretrain_config(world, tmp_path / "run"))

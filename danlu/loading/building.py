@@ -41,6 +41,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if path.name == "config.json" and (path.parent / "adapter_config.json").exists():
+            raise CheckpointError(
+                f"'{path.parent}' is an adapter; expected the folder of a model. Name its base, "
+                "and this folder as the adapter."
+            ) from None
         raise CheckpointError(
             f"'{path}' is missing. Expected the {path.name} published with the weights."
         ) from None

@@ -8,8 +8,17 @@ from pathlib import Path
 from danlu.commands.migrate.argument_file import read_arguments
 from danlu.commands.migrate.old_command import OldCommand, parse_command
 from danlu.commands.migrate.source import Migration, Source
-from danlu.errors import ConfigError
+from danlu.commands.migrate.trainer import DEFAULTS
+from danlu.errors import ConfigError, bullet_list
 
+NUMBERS = (
+    *(name for name, default in DEFAULTS.items() if isinstance(default, int | float)),
+    *("max_steps", "eval_steps", "logging_steps", "save_total_limit", "model_max_length"),
+    *("lora_r", "lora_rank", "lora_alpha", "lora_dropout", "neftune_noise_alpha"),
+    *("batch_size", "lr", "epochs", "warm_up", "warm_up_iters", "max_length", "eps"),
+    *("clip_grad", "lora_plus_scale", "tensor_parallel_degree", "pipeline_parallel_degree"),
+    *("sharding_parallel_degree", "src_length"),
+)
 FILES = (".json", ".yaml", ".yml")
 
 
@@ -39,7 +48,23 @@ def migrate(old: str) -> Migration:
             "Fine-tuning scripts and files of arguments are understood; for anything else, see "
             "`danlu --help`."
         )
+    _check_numbers(command)
     return found[0].translate(command)
+
+
+def _check_numbers(command: OldCommand) -> None:
+    """Refuse values that are no numbers where the old flag took one."""
+    given = ((name, command.arguments.get(name)) for name in NUMBERS)
+    wrong = [
+        f"--{name} {value}"
+        for name, value in given
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
+    ]
+    if wrong:
+        raise ConfigError(
+            f"Flags of the old command take a number, and have none:{bullet_list(wrong)}\n"
+            "Write the numbers there, also in place of shell variables."
+        )
 
 
 def _read(old: str) -> OldCommand:
