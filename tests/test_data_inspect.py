@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -124,6 +125,30 @@ def test_the_page_is_written_and_reads_nothing_else(
     assert f"Written to {out}, 1 rows" in shown
     assert out.read_text(encoding="utf-8").count('<section class="row"') == 1
     assert "rows looked at  2" in shown
+
+
+def test_nothing_but_an_older_page_is_overwritten(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path, out = rows_file(tmp_path, {"messages": TALK}), tmp_path / "run.yaml"
+    out.write_text("out: runs/mine\n")
+    command = ("data", "inspect", "--model", folder, "--data", path, "--html", out)
+    assert "nothing was overwritten" in complained(capsys, *command)
+    assert out.read_text() == "out: runs/mine\n"
+    out.unlink()
+    assert printed(capsys, *command) == printed(capsys, *command)
+
+
+def test_long_rows_are_shown_in_part(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danlu.cli.data.inspect.MOST_SHOWN", 3)
+    monkeypatch.setattr(import_module("danlu.commands.data.inspect.page"), "MOST_SHOWN", 3)
+    path, out = rows_file(tmp_path, {"messages": TALK}), tmp_path / "page.html"
+    command = ("data", "inspect", "--model", folder, "--data", path)
+    assert "more tokens; --max-tokens shortens" in printed(capsys, *command)
+    printed(capsys, *command, "--html", out)
+    assert out.read_text().count("data-t=") == 3
 
 
 def test_other_rows_than_conversations(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop: equal runs give equal bytes, batches may be cut and packed at will, errors tell all."""
 
+import logging
 import math
 import os
 import signal
@@ -244,7 +245,11 @@ def test_a_held_out_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         train(broken, tmp_path)
 
 
-def test_ctrl_c_ends_the_step_saves_it_and_goes_on_later(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_step_saves_it_and_goes_on_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("danlu").propagate = True
+    caplog.set_level(logging.INFO)
     whole = tiny_job()
     train(whole, tmp_path / "whole")
     job = tiny_job()
@@ -255,6 +260,7 @@ def test_ctrl_c_ends_the_step_saves_it_and_goes_on_later(tmp_path: Path) -> None
     assert signal.getsignal(signal.SIGINT) is handler
     newest = checkpoint_folders(tmp_path / "stopped" / CHECKPOINTS)[-1]
     assert newest.name == "step-000003"
+    assert "Stopped after step 3, which is saved" in caplog.text
     again = tiny_job()
     assert train(again, tmp_path / "stopped").resumed_from == 3
     assert left_behind(tmp_path / "stopped", again) == left_behind(tmp_path / "whole", whole)

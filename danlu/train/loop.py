@@ -5,6 +5,7 @@ steps the loop evaluates, reports and saves. A run that is killed at any moment 
 ends with the same bytes as one that is not.
 """
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = ["CHECKPOINTS", "METRICS", "SAMPLES", "Job", "Outcome", "train"]
 
 CHECKPOINTS, METRICS, SAMPLES = "checkpoints", "metrics.jsonl", "samples.jsonl"
 B = TypeVar("B")
+_log = logging.getLogger(__name__)
 
 
 def train(job: Job[B], folder: Path, progress: Progress | None = None) -> Outcome:
@@ -136,6 +138,11 @@ class _Loop(Generic[B]):
                 if stop or self._is_save_due():
                     self._save()
                 if stop:
+                    _log.info(
+                        "Stopped after step %d, which is saved; the same command goes on from "
+                        "there.",
+                        self.counters.step,
+                    )
                     raise KeyboardInterrupt
 
     def _is_done(self) -> bool:

@@ -24,6 +24,7 @@ STYLES = {
     "tool": "yellow",
     "control": "bright_black",
 }
+MOST_SHOWN = 20_000  # tokens of a row
 LEARNED = "bold white on dark_green"
 OPENS, CLOSES = "\u27e6", "\u27e7"  # around what is learned, where there are no colours
 
@@ -78,13 +79,12 @@ def command(
 
     - danlu data inspect --model MODEL --data rows.jsonl --format chatml
     """
-    from danlu.commands.data.inspect import inspect_data, page
-    from danlu.files import write_text
+    from danlu.commands.data.inspect import inspect_data, write_page
 
     plan = _plan(arguments or [], model, data or [], family, format, shape, learn, max_tokens)
     inspection = inspect_data(plan, max(check, rows) if check else None, rows)
     if html is not None:
-        write_text(html, page(inspection))
+        write_page(inspection, html)
     print_rows(inspection.facts, title="What the model sees")
     _print_findings(inspection)
     if html is not None:
@@ -170,7 +170,7 @@ def _print_row(inspection: "Inspection", row: "RowView") -> None:
         if note:
             results().print(f"[{style}]{escape(note)}[/]")
     shown = Text()
-    for is_learned, tokens in groupby(row.tokens, key=lambda token: token.is_learned):
+    for is_learned, tokens in groupby(row.tokens[:MOST_SHOWN], key=lambda token: token.is_learned):
         parts = [(_text_of(inspection, token), token) for token in tokens]
         if is_learned:
             shown.append(*_learned("".join(text for text, _ in parts)))
@@ -178,6 +178,9 @@ def _print_row(inspection: "Inspection", row: "RowView") -> None:
             for text, token in parts:
                 shown.append(text, STYLES.get(token.role, ""))
     results().print(shown)
+    more = len(row.tokens) - MOST_SHOWN
+    if more > 0:
+        results().print(f"[dim]... and {more:,} more tokens; --max-tokens shortens long rows[/]")
 
 
 def _text_of(inspection: "Inspection", token: "TokenView") -> str:

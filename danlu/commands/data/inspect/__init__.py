@@ -12,7 +12,7 @@ sample.py       one sample in words, for the beginning of a training
 
 from danlu.commands.data.inspect.checks import Finding
 from danlu.commands.data.inspect.inspecting import Inspection, inspect_data, label_text
-from danlu.commands.data.inspect.page import page
+from danlu.commands.data.inspect.page import page, write_page
 from danlu.commands.data.inspect.plan import Plan, plan_of_run
 from danlu.commands.data.inspect.sample import sample_text
 from danlu.commands.data.inspect.views import RowView, TokenView
@@ -28,4 +28,5 @@ __all__ = [
     "page",
     "plan_of_run",
     "sample_text",
+    "write_page",
 ]

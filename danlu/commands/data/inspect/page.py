@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from danlu import __version__
 from danlu.commands.data.inspect.checks import Finding
 from danlu.commands.data.inspect.inspecting import Inspection, label_text
 from danlu.commands.data.inspect.page_style import SCRIPT, STYLE
 from danlu.commands.data.inspect.views import RowView, TokenView
+from danlu.errors import OutputError
+from danlu.files import write_text
 
 LEGEND = {
     "system": "system",
@@ -17,7 +20,23 @@ LEGEND = {
     "control": "of the format",
 }
 MARKS = (("\n", "\u21b5"), ("\t", "\u21e5"))  # shown in front of a line end, and of a tab
+BEGIN = "<!doctype html>\n"
+MOST_SHOWN = 100_000  # tokens of a row
 _TOOL_ROLES = ("function", "observation", "ipython")
+
+
+def write_page(inspection: Inspection, path: Path) -> None:
+    """Write the page to a file, which may be an older page.
+
+    Raises:
+        OutputError: if something else is there, or it cannot be written.
+    """
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(BEGIN.encode())):
+        raise OutputError(
+            f"'{path}' is no page of `danlu data inspect`; nothing was overwritten. Choose another "
+            "name for the page."
+        )
+    write_text(path, page(inspection))
 
 
 def page(inspection: Inspection) -> str:
@@ -27,7 +46,7 @@ def page(inspection: Inspection) -> str:
         _row(inspection, number, row) for number, row in enumerate(inspection.shown, 1)
     )
     return (
-        '<!doctype html>\n<html lang="en" data-theme="light">\n<head>\n<meta charset="utf-8">\n'
+        f'{BEGIN}<html lang="en" data-theme="light">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(data)}: what the model sees</title>\n<style>{STYLE}</style>\n</head>\n"
         "<body>\n<main>\n<h1>What the model sees</h1>\n"
@@ -78,7 +97,9 @@ def _row(inspection: Inspection, number: int, row: RowView) -> str:
     learned = row.num_learned / max(len(row.tokens), 1)
     notes = [("grave", row.problem), ("", row.shortened), ("", row.unlearned)]
     told = "".join(f'<em class="{kind}">{escape(note)}</em>' for kind, note in notes if note)
-    tokens = "".join(_token(inspection, token) for token in row.tokens)
+    tokens = "".join(_token(inspection, token) for token in row.tokens[:MOST_SHOWN])
+    more = len(row.tokens) - MOST_SHOWN
+    tokens += f"<b>... and {more:,} more tokens</b>" if more > 0 else ""
     return (
         f'<section class="row" id="row-{number}"><header><b>{escape(row.origin)}</b>'
         f"<span>{escape(row.what)}</span><span>{len(row.tokens):,} tokens</span>"
