@@ -126,6 +126,16 @@ def test_another_tokenizer_is_refused(world: Path, tmp_path: Path) -> None:
         open_built_corpus(DataSource(path=str(tmp_path / "built")), train_bpe(TEXTS, 290))
 
 
+def test_a_corpus_that_was_changed_by_hand_is_refused(world: Path, tmp_path: Path) -> None:
+    build_corpus(corpora(world), str(world / "tokenizer"), tmp_path / "built")
+    ids = tmp_path / "built" / "ids.bin"
+    ids.write_bytes(b"\xff\xff" + ids.read_bytes()[2:])
+    with pytest.raises(DataError, match=r"ids\.bin"):
+        open_built_corpus(
+            DataSource(path=str(tmp_path / "built")), load_tokenizer(world / "tokenizer")
+        )
+
+
 def test_every_seed_draws_another_share_of_a_corpus(world: Path, tmp_path: Path) -> None:
     build_corpus(corpora(world), str(world / "tokenizer"), tmp_path / "built")
     store = ArrayStore(tmp_path / "built")

@@ -371,6 +371,13 @@ def test_steps_larger_than_the_data_are_said(
     assert "a step takes 500 (train.global_batch_size), so that every step learns" in caplog.text
 
 
+def test_a_model_too_large_for_the_memory_is_one_error(world: Path, tmp_path: Path) -> None:
+    shape = SHAPE.model_copy(update={"hidden_size": 1 << 24, "num_heads": 1, "num_kv_heads": 1})
+    with pytest.raises(TrainingError, match=r"memory is used up.*a smaller model"):
+        run_pretrain(pretrain_config(world, tmp_path / "run", model=shape))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_tokenizer_that_the_model_never_saw_is_refused(
     world: Path, base: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
 from danlu.train.loop import Job, train
 from danlu.train.manifest import parameter_counts, parents
+from danlu.train.memory import memory_errors
 from danlu.train.precision import Masters
 from danlu.train.preference.source import ExampleSource
 from danlu.train.run_folder import RunFolder, RunResult
@@ -50,7 +51,8 @@ def _train(
     progress: Progress,
 ) -> RunResult:
     preferences = read_all(run.data, run.objective, tokenizer, progress)
-    decoder, masters = open_policy(run, tokenizer)
+    with memory_errors(run.train):
+        decoder, masters = open_policy(run, tokenizer)
     check_length(decoder, run.data.max_seq_len)
     steps = _count_steps(run, len(preferences.examples))
     facts = _facts(run, decoder, preferences, steps)

@@ -21,6 +21,7 @@ from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
 from danlu.train.evaluating.evaluation import Evaluation
 from danlu.train.loop import train
+from danlu.train.memory import memory_errors
 from danlu.train.run_folder import RunFolder, RunResult
 
 SAMPLE = "sample.txt"
@@ -54,8 +55,9 @@ def _train(
 ) -> RunResult:
     rows = conversation_rows(run.data, tokenizer, run.train, run.seed, progress)
     generator = torch.Generator().manual_seed(run.seed)
-    decoder = open_tuned(run, run.train, tokenizer, generator)
-    masters = masters_of(run, decoder, run.train)
+    with memory_errors(run.train):
+        decoder = open_tuned(run, run.train, tokenizer, generator)
+        masters = masters_of(run, decoder, run.train)
     check_length(decoder, run.data.max_seq_len)
     evaluations = _evaluations(run, decoder, tokenizer, folder.path)
     job = training_job(decoder, masters, rows, run.train, run.seed, evaluations)

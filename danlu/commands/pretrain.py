@@ -13,6 +13,7 @@ from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer, load_tokenizer
 from danlu.train.loop import train
 from danlu.train.manifest import data_files
+from danlu.train.memory import memory_errors
 from danlu.train.precision import DTYPES, Masters
 from danlu.train.run_folder import RunFolder, RunResult
 
@@ -43,10 +44,11 @@ def _train(
     run: PretrainRun, tokenizer: Tokenizer, folder: RunFolder, progress: Progress
 ) -> RunResult:
     rows = corpus_rows(run.data, tokenizer, run.train, run.seed, progress)
-    decoder = new_decoder(run.model, tokenizer.vocab_size)
-    decoder.init_weights(torch.Generator().manual_seed(run.seed))
-    decoder.to(training_device(run.train))
-    masters = Masters(decoder, DTYPES[run.train.precision])
+    with memory_errors(run.train):
+        decoder = new_decoder(run.model, tokenizer.vocab_size)
+        decoder.init_weights(torch.Generator().manual_seed(run.seed))
+        decoder.to(training_device(run.train))
+        masters = Masters(decoder, DTYPES[run.train.precision])
     job = training_job(decoder, masters, rows, run.train, run.seed)
     with folder.recording(rows.ledgers, facts(decoder, rows, job.steps)):
         outcome = train(job, folder.path, progress)

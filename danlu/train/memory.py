@@ -31,8 +31,9 @@ def memory_errors(options: TrainOptions) -> Iterator[None]:
 def _explained(options: TrainOptions, error: Exception) -> TrainingError:
     first_line = (str(error) or "no room for a Python object").splitlines()[0]
     return TrainingError(
-        f"The memory is used up: {first_line} Expected room for a step. Checkpoints are intact, "
-        f"but the same run needs smaller options, in a new folder:{bullet_list(_advice(options))}"
+        f"The memory is used up: {first_line} Expected room for the model and a step. Checkpoints "
+        "are intact, but the same run needs a smaller model or smaller options, in a new folder:"
+        f"{bullet_list(_advice(options))}"
     )
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 import danlu
 from danlu.config.data import DataSource
 from danlu.data.encoded.encoding import TextEncoder
-from danlu.data.encoded.store import MANIFEST, ArrayStore
+from danlu.data.encoded.store import MANIFEST, ArrayStore, verify
 from danlu.data.reading.source_files import described, source_files
 from danlu.errors import DataError
 from danlu.tokenizer import Tokenizer
 
 KIND = "corpus"
+MOST_HASHED_BYTES = 1 << 30  # about a second; of larger corpora only the sizes are compared
 _MOST_OF_UINT16 = 1 << 16
 
 
@@ -59,6 +60,8 @@ def open_built_corpus(source: DataSource, tokenizer: Tokenizer) -> ArrayStore:
             "Expected only path and weight."
         )
     store = ArrayStore(Path(source.path))
+    if sum(file.stat().st_size for file in store.folder.iterdir()) <= MOST_HASHED_BYTES:
+        verify(store.folder)
     if store.about.get("kind") != KIND:
         raise DataError(
             f"'{source.path}' holds encoded data of another kind; expected a folder that "
