@@ -1,6 +1,7 @@
 """Progress, tables and colours."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -53,6 +54,16 @@ def test_bars_show_what_percent_and_note_and_go_away() -> None:
         shown = out.getvalue()
     assert all(part in shown for part in ("pretrain", "50%", "loss 2.50", "ETA"))
     assert not bars._screen.live.is_started
+
+
+def test_times_are_whole_on_a_narrow_terminal() -> None:
+    out = io.StringIO()
+    bars = Bars(Console(file=out, width=80, force_terminal=True, color_system=None))
+    with working(bars, "train", 10):
+        bars.advance(1, "loss 22.533  lr 3.00e-04  3,469 tok/s  0.39 GiB")
+        bars._screen.refresh()
+        shown = out.getvalue()
+    assert re.search(r"10% 0:00:\d\d ETA .*loss 22\.533", shown)
 
 
 def test_close_ends_bars_whose_work_broke_off() -> None:

@@ -16,12 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from danlu.cli.terminal import remarks
 from danlu.progress import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
-_NAME_WIDTH = 24
+_NAME_WIDTH = 12
 
 
 @contextmanager
@@ -46,13 +47,16 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._screen = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]ETA[/]"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[note]}[/]"),
+            TextColumn("{task.description}", table_column=Column(min_width=_NAME_WIDTH)),
+            BarColumn(bar_width=16, table_column=Column(min_width=8)),
+            TaskProgressColumn(table_column=Column(min_width=4)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("[dim]ETA[/]", table_column=Column(min_width=3)),
+            TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
+            TextColumn(
+                "[dim]{task.fields[note]}[/]",
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             console=console,
             transient=True,
         )
