@@ -9,7 +9,7 @@ makes ids and the mask of answers, by `apply_chat_template` in `map` with the sa
 marks for the mask, row by row or a thousand rows at a time; the faster one counts. *Same ids* is
 the share of rows with the ids that Danlu makes.
 
-    python -m benchmarks.encoding [--rounds 3] [--repeat 8] [--data FOLDER] [--tokenizer FOLDER]
+    python -m benchmarks.encoding [--rounds 3] [--repeat 4] [--data FOLDER] [--tokenizer FOLDER]
         [--chat-format chatml] [--work FOLDER] [--out FILE.md] [--tiny]
 """
 
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     add_output_options(parser)
     add_material_options(parser)
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count")
-    parser.add_argument("--repeat", type=int, default=8, help="how often each row comes")
+    parser.add_argument("--repeat", type=int, default=4, help="how often each row comes")
     options = parser.parse_args()
     if options.tiny:
         options.rounds, options.repeat = 1, 1

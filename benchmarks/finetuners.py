@@ -78,7 +78,7 @@ class Finetuner:
             cache=cache,
         )
         run = FinetuneRun(
-            out="", seed=SEED, model=model, data=data, train=options, **METHODS[method]
+            out="nowhere", seed=SEED, model=model, data=data, train=options, **METHODS[method]
         )
         tokenizer = load_tokenizer(model)
         self.options, self.warm_ups = options, warm_ups

@@ -37,7 +37,7 @@ class Finetuner:
     def __init__(self, method: str, model: str, device: str) -> None:
         recompute = {"device": device, "activation_checkpointing": RECOMPUTE}
         self.options = train_options(method, "bf16", 1, ACCUMULATION).model_copy(update=recompute)
-        run = Tuning(out="", seed=SEED, model=model, **METHODS[method])
+        run = Tuning(out="nowhere", seed=SEED, model=model, **METHODS[method])
         generator = torch.Generator().manual_seed(SEED)
         self.decoder = open_tuned(run, self.options, load_tokenizer(model), generator)
         self.masters = masters_of(run, self.decoder, self.options)
