@@ -18,7 +18,7 @@ ROWS = (
     ("models", "quantize", "adapters", "data"),
     ("parallel",),
     ("loading",),
-    ("train", "engine", "export"),
+    ("train", "engine", "export", "calibration"),
     ("eval", "server"),
     ("commands",),
     ("cli",),

@@ -12,7 +12,7 @@ import torch
 from danlu.commands.compare import compare
 from danlu.commands.merge import MAX_KL, merge
 from danlu.commands.quantize import quantize
-from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.engine.llm import LLM
 from danlu.errors import AdapterError, ConfigError, OutputError, QuantizationError, TokenizerError
 from danlu.loading import load_decoder, save_decoder

@@ -8,7 +8,7 @@ from checkpoints import HERE, assert_close, expected, tiny_checkpoint, tiny_deco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder, save_decoder
 from danlu.quantize.bits import pack, unpack

@@ -6,7 +6,7 @@ import pytest
 import torch
 from quantized_cases import check_given_back, check_numbers
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading.quantized import quantization_config
 from danlu.quantize.format import find_format

@@ -9,7 +9,7 @@ import torch
 from quantized_cases import case, check_given_back, check_numbers, stored_tensors
 from safetensors.torch import save_file
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, QuantizationError
 from danlu.loading import load_decoder
 from danlu.quantize.blockwise import quantize_blockwise

@@ -8,7 +8,7 @@ from checkpoints import tiny_checkpoint, tiny_decoder
 from quantized_cases import case, check_given_back, check_numbers, stored_tensors
 from safetensors.torch import save_file
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, QuantizationError
 from danlu.files import write_json
 from danlu.loading import load_decoder, save_decoder

@@ -9,7 +9,7 @@ from checkpoints import FAMILIES, assert_close, copy_golden, golden, tiny_checkp
 from quantized_cases import case, stored_tensors
 
 from danlu.config.load import load_config
-from danlu.config.quantize import PRESETS, QuantScheme, preset
+from danlu.config.quantize.scheme import PRESETS, QuantScheme, preset
 from danlu.errors import ConfigError, QuantizationError
 from danlu.loading import dequantize, load_decoder, save_decoder
 from danlu.nn.linear import Linear

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Size, Tensor, nn
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading.quantized import joined_rows, rows_of
 from danlu.quantize import operators

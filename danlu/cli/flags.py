@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from danlu.config.quantize import PresetName
+from danlu.config.quantize.scheme import PresetName
 from danlu.engine.sampling import SamplingParams
 
 _VALUES = ("rtn", "nf4")  # begin some descriptions; they are typed in lower case

@@ -7,7 +7,7 @@ import typer
 from danlu.cli import flags
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_rows
-from danlu.config.quantize import PresetName
+from danlu.config.quantize.scheme import PresetName
 
 
 def command(

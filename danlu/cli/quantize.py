@@ -7,7 +7,7 @@ from danlu.cli.flags import field_option
 from danlu.cli.progress import shown_progress
 from danlu.cli.terminal import print_rows
 from danlu.config.load import load_config
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 
 
 def command(

@@ -11,7 +11,7 @@ import torch
 
 from danlu.commands.compare import weight_bytes
 from danlu.commands.speed import served_speed
-from danlu.config.quantize import PresetName, QuantScheme
+from danlu.config.quantize.scheme import PresetName, QuantScheme
 from danlu.data.conversations import read_conversations
 from danlu.data.examples import Conversation
 from danlu.data.sources import read_corpus

@@ -15,7 +15,7 @@ from danlu.commands.compare import comparison_rows
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
 from danlu.commands.tuning import QUANTIZATION, ROUNDED_FROM
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import AdapterError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.files import atomic_folder

@@ -9,7 +9,7 @@ from danlu.commands.compare import comparison_rows, megabytes, speed_rows, weigh
 from danlu.commands.manifest import write_manifest
 from danlu.commands.samples import comparison_batches
 from danlu.commands.speed import served_speed
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.eval.speed import Speed

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.eval.speed import Speed, measure_speed
 from danlu.loading import load_decoder
 

@@ -9,7 +9,7 @@ import torch
 from danlu.commands.manifest import folder_hash
 from danlu.commands.training import training_device, write_model
 from danlu.config.data import DataSource
-from danlu.config.quantize import QuantScheme, preset
+from danlu.config.quantize.scheme import QuantScheme, preset
 from danlu.config.train import TrainOptions
 from danlu.config.tuning import Tuning
 from danlu.errors import CheckpointError, ConfigError

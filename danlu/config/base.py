@@ -1,6 +1,6 @@
 """The base of every typed config: frozen, strict, no unknown keys, help text on each field."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
@@ -21,7 +21,11 @@ def by_method(default: type[Config], *others: type[Config]) -> Discriminator:
     The members of the union are tagged with their class names, which is how `danlu.config.load`
     tells the key path of a problem.
     """
-    names = {cls.model_fields["method"].default: cls.__name__ for cls in (default, *others)}
+    names = {
+        method: cls.__name__
+        for cls in (default, *others)
+        for method in get_args(cls.model_fields["method"].annotation)
+    }
 
     def choose(value: Any) -> str | None:
         if isinstance(value, dict):

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from danlu.config.adapter import AdapterConfig, LoraConfig
 from danlu.config.base import Config, Seed
-from danlu.config.quantize import Quantization
+from danlu.config.quantize.scheme import Quantization
 from danlu.config.train import FreezeConfig
 
 

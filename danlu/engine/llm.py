@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import torch
 
-from danlu.config.quantize import PresetName, QuantScheme
+from danlu.config.quantize.scheme import PresetName, QuantScheme
 from danlu.engine.generator import Generator
 from danlu.engine.placement import choose_device, choose_dtype
 from danlu.engine.requests import Prompt, build_requests, one_each, prompt_ids

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.config.model import ModelShape
-from danlu.config.quantize import PRESETS, QuantScheme
+from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.errors import CheckpointError, ConfigError, did_you_mean
 from danlu.files import parse_json
 from danlu.models.decoder import Decoder

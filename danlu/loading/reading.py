@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from danlu.config.quantize import QuantScheme, preset
+from danlu.config.quantize.scheme import QuantScheme, preset
 from danlu.errors import QuantizationError
 from danlu.hub import resolve
 from danlu.loading.adapting import load_adapter

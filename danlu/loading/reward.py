@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, bullet_list, did_you_mean
 from danlu.files import atomic_file, write_json
 from danlu.hub import resolve

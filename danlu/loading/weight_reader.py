@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor, nn
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import LinearFactory, family_named, read_json, scheme_for
 from danlu.loading.fusing import Fusion

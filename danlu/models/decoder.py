@@ -87,11 +87,20 @@ class Backbone(nn.Module):
         self, embedded_BTD: Tensor, positions_BT: Tensor, attn: AttentionContext
     ) -> Tensor:
         """Return the hidden states [B, T, D] of tokens that are given by their embeddings."""
-        embedded_BTD = self.project_in(embedded_BTD)
-        x_BTD = self.embed_norm(self.embed_positions(embedded_BTD, positions_BT))
+        x_BTD = self.enter(embedded_BTD, positions_BT)
         rotation = self.position_scheme.rotation(positions_BT, x_BTD.dtype)
         for block in self.layers:
             x_BTD = block(x_BTD, rotation, attn)
+        return self.leave(x_BTD)
+
+    def enter(self, embedded_BTD: Tensor, positions_BT: Tensor) -> Tensor:
+        """Return the residual stream [B, T, D] that the first block gets."""
+        embedded_BTD = self.project_in(embedded_BTD)
+        x_BTD: Tensor = self.embed_norm(self.embed_positions(embedded_BTD, positions_BT))
+        return x_BTD
+
+    def leave(self, x_BTD: Tensor) -> Tensor:
+        """Return what the head gets of the residual stream [B, T, D] after the last block."""
         hidden_BTD: Tensor = self.project_out(self.norm(x_BTD))
         return hidden_BTD
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.quantize.books import code_book, dynamic_map
 from danlu.quantize.codebook import (

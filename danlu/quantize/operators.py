@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danlu.config.quantize import KERNEL_GROUP_SIZES
+from danlu.config.quantize.scheme import KERNEL_GROUP_SIZES
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.weight import QuantizedWeight
 

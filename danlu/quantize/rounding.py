@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.rtn import quantize_rtn
 from danlu.quantize.weight import QuantizedWeight

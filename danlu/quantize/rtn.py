@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from danlu.config.quantize import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.quantize.grid import IntegerGrid
 

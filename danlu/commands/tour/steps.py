@@ -24,7 +24,7 @@ from danlu.commands.tour.options import TourOptions
 from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.plan import TourPlan
 from danlu.config.data import FinetuneData, PretrainData, sources
-from danlu.config.quantize import PRESETS
+from danlu.config.quantize.scheme import PRESETS
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.files import atomic_folder, size_text
 from danlu.progress import Progress

@@ -1,4 +1,4 @@
-"""How a model is quantized."""
+"""Schemes that need no text: weights are rounded as they arrive."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self

@@ -1,0 +1,1 @@
+"""Quantization that watches the model at work: block by block, on calibration text."""

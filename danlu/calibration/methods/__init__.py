@@ -1,0 +1,1 @@
+"""One file per method of rounding; each gives a `METHOD`."""

@@ -1,0 +1,39 @@
+"""GPTQ: weights rounded one input at a time, each error made good by the inputs that follow."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from danlu.config.base import Config
+
+
+class GptqScheme(Config):
+    """GPTQ (arXiv:2210.17323), on calibration text."""
+
+    method: Literal["gptq"] = Field(
+        "gptq", description="gptq: rounds so that the outputs on calibration text change least"
+    )
+    bits: Literal[2, 3, 4, 8] = Field(4, description="bits per weight")
+    group_size: int = Field(128, ge=-1, description="inputs that share a scale, -1 for a whole row")
+    symmetric: bool = Field(True, description="no zero points")
+    act_order: bool = Field(
+        False, description="round the inputs with the largest activations first (desc_act)"
+    )
+    static_groups: bool = Field(
+        True,
+        description="act_order: groups stay runs of inputs, which every kernel can read; false: "
+        "groups follow the order of rounding, a little better and read by few",
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="share of the mean curvature added to the diagonal; raised step by step where "
+        "that is not enough",
+    )
+    block_size: int = Field(128, ge=1, description="inputs between two updates of all that follow")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.group_size == 0:
+            raise ValueError("group_size is 0; expected a positive number, or -1 for whole rows")
+        return self
