@@ -19,6 +19,7 @@ from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
 from danlu.nn.packing import PackedContext
 from danlu.nn.prefix import NOTHING, InFront, Prefix
+from danlu.nn.scaling import ScalingGroup
 from danlu.nn.sequence import SequenceRule
 
 ROLES = {
@@ -245,6 +246,29 @@ class Decoder(nn.Module):
     def linear_roles(self) -> dict[str, str]:
         """Return the role (column, row, vocab, replicated) of every linear layer by its name."""
         return {name: ROLES[name.rpartition(".")[2]] for name, _ in self.linears()}
+
+    def norm_groups(self) -> dict[str, list[str]]:
+        """Return each norm that layers alone read, with all of these: linear layers and routers.
+
+        Norms that a residual stream reads too are not among them, nor is the last one where the
+        head is tied to the embedding or multiplies by other numbers than it stores.
+        """
+        groups = [g for i in range(self.config.num_layers) for g in self.scaling_groups(i)]
+        found = {g.source: list(g.consumers) for g in groups if g.kind == "norm"}
+        return found | self._last_norm()
+
+    def scaling_groups(self, block_index: int) -> list[ScalingGroup]:
+        """Return where scales can be folded in a block, in the order of the forward pass."""
+        groups = self.blocks()[block_index].scaling_groups()
+        return [group.under(f"model.layers.{block_index}.") for group in groups]
+
+    def _last_norm(self) -> dict[str, list[str]]:
+        if not any(True for _ in self.model.norm.parameters()):
+            return {}
+        if isinstance(self.model.project_out, LinearLike):
+            return {"model.norm": ["model.project_out"]}
+        own_weight = type(self.lm_head) is Linear and not self.config.tie_word_embeddings
+        return {"model.norm": ["lm_head"]} if own_weight else {}
 
     def linears(self) -> Iterator[tuple[str, LinearLike]]:
         """Yield every outermost linear layer with its name, in order."""

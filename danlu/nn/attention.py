@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from danlu.nn.linear import LinearLike
 from danlu.nn.positions import Rotation
+from danlu.nn.scaling import ScalingGroup, value_rows
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class SelfAttention(nn.Module, ABC):
     def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries [B, T, H, d], rotated keys and plain values [B, T, K, d]."""
 
+    @abstractmethod
+    def readers(self) -> tuple[str, ...]:
+        """Return the layers that read its input."""
+
+    @abstractmethod
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return where scales can be folded inside it."""
+
 
 class Attention(SelfAttention):
     """Multi-head attention with grouped keys and values (arXiv:1706.03762, arXiv:2305.13245)."""
@@ -96,6 +105,16 @@ class Attention(SelfAttention):
         split = (-1, self.head_dim)
         q_BTHd, k_BTKd = self.q_proj(x_BTD).unflatten(-1, split), self.k_proj(x_BTD)
         return q_BTHd, k_BTKd.unflatten(-1, split), self.v_proj(x_BTD).unflatten(-1, split)
+
+    def readers(self) -> tuple[str, ...]:
+        """Return the layers that read its input."""
+        return self.fuses
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return the values: attention takes their mean, channel by channel."""
+        num_heads, num_kv_heads = self.fused_heads()
+        rows = value_rows(num_heads, num_kv_heads, self.head_dim)
+        return [ScalingGroup("v_proj", ("o_proj",), "value", rows)]
 
     def fused(self, linear: LinearLike) -> "FusedAttention":
         """Return this attention with one projection for queries, keys and values."""
@@ -133,6 +152,14 @@ class FusedAttention(SelfAttention):
         rotated, v_BTKd = rotation(heads[..., :turned, :]), heads[..., turned:, :]
         q_BTHd = rotation.scale_queries(rotated[..., : self.num_query_heads, :])
         return q_BTHd, rotated[..., self.num_query_heads :, :], v_BTKd
+
+    def readers(self) -> tuple[str, ...]:
+        """Return the layer that reads its input."""
+        return ("qkv_proj",)
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return nothing: its layers are packed for inference."""
+        return []
 
 
 class QKNormAttention(Attention):

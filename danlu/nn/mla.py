@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from danlu.nn.attention import AttentionLayer, SelfAttention
 from danlu.nn.linear import LinearLike
 from danlu.nn.positions import Rotation
+from danlu.nn.scaling import ScalingGroup
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class LatentWidths:
     def head(self) -> int:
         """Dims of a query or key head."""
         return self.plain + self.rotary
+
+    def value_rows(self, num_heads: int) -> tuple[int, ...]:
+        """Return the rows of `LowRank.up` that are values: behind the plain key of each head."""
+        starts = (head * (self.plain + self.value) + self.plain for head in range(num_heads))
+        return tuple(start + dim for start in starts for dim in range(self.value))
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,14 @@ class LatentAttention(SelfAttention):
         turned = rotation(shared[..., None, :]).expand(*plain.shape[:-1], -1)
         return torch.cat((plain, turned), dim=-1), v_BTHd
 
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return the norm of the small vector, and the values that come out of it."""
+        rows = self.widths.value_rows(self.o_proj.in_features // self.widths.value)
+        return [
+            ScalingGroup("kv_a_layernorm", ("kv_b_proj",), "norm"),
+            ScalingGroup("kv_b_proj", ("o_proj",), "value", rows),
+        ]
+
 
 class FullQueryLatentAttention(LatentAttention):
     """Latent attention with one projection for queries (where `q_lora_rank` is null)."""
@@ -111,6 +125,10 @@ class FullQueryLatentAttention(LatentAttention):
         """Return the queries of all heads side by side, before rotation."""
         out: Tensor = self.q_proj(x_BTD)
         return out
+
+    def readers(self) -> tuple[str, ...]:
+        """Return the layers that read its input."""
+        return ("q_proj", "kv_a_proj_with_mqa")
 
 
 class LowRankQueryLatentAttention(LatentAttention):
@@ -133,3 +151,12 @@ class LowRankQueryLatentAttention(LatentAttention):
         """Return the queries of all heads side by side, before rotation."""
         out: Tensor = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
         return out
+
+    def readers(self) -> tuple[str, ...]:
+        """Return the layers that read its input."""
+        return ("q_a_proj", "kv_a_proj_with_mqa")
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return the norms of the small vectors, and the values."""
+        queries = ScalingGroup("q_a_layernorm", ("q_b_proj",), "norm")
+        return [queries, *super().scaling_groups()]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.nn.linear import Linear, LinearLike
+from danlu.nn.scaling import ScalingGroup
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -38,6 +39,14 @@ class GatedMLP(nn.Module):
         down: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return down
 
+    def readers(self) -> tuple[str, ...]:
+        """Return the layers that read its input."""
+        return self.fuses
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return up and down: the product with the gate is linear in up."""
+        return [ScalingGroup("up_proj", ("down_proj",), "up")]
+
     def fused(self, linear: LinearLike) -> "FusedGatedMLP":
         """Return this block with one projection for gate and up."""
         return FusedGatedMLP(self.activation, linear, self.down_proj)
@@ -58,6 +67,14 @@ class FusedGatedMLP(nn.Module):
         down: Tensor = self.down_proj(self.activation(gate_BTF) * up_BTF)
         return down
 
+    def readers(self) -> tuple[str, ...]:
+        """Return the layer that reads its input."""
+        return ("gate_up_proj",)
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return nothing: its layers are packed for inference."""
+        return []
+
 
 class PlainMLP(nn.Module):
     """up, activation, down (arXiv:1706.03762)."""
@@ -74,3 +91,12 @@ class PlainMLP(nn.Module):
         """Return the block's output [B, T, D]."""
         down: Tensor = self.down_proj(self.activation(self.up_proj(x_BTD)))
         return down
+
+    def readers(self) -> tuple[str, ...]:
+        """Return the layer that reads its input."""
+        return ("up_proj",)
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return up and down if positive factors pass through the activation: of ReLU they do."""
+        passes = self.activation is ACTIVATIONS["relu"]
+        return [ScalingGroup("up_proj", ("down_proj",), "up")] if passes else []

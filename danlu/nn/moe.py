@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.nn.mlp import GatedMLP
+from danlu.nn.scaling import Scalable, ScalingGroup
 
 SMALLEST_SUM = 1e-20  # keeps the normalisation finite where all chosen scores are zero
 
@@ -156,6 +157,22 @@ class MixtureOfExperts(nn.Module):
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         out_BTD = self._routed(x_ND, self.gate(x_ND)).view(x_BTD.shape)
         return out_BTD if self.shared_experts is None else out_BTD + self.shared_experts(x_BTD)
+
+    def readers(self) -> tuple[str, ...]:
+        """Return what reads its input: the router, and the first layers of all experts."""
+        inside = [name + reader for name, mlp in self._mlps() for reader in mlp.readers()]
+        return ("gate", *inside)
+
+    def scaling_groups(self) -> list[ScalingGroup]:
+        """Return those of each expert."""
+        return [group.under(name) for name, mlp in self._mlps() for group in mlp.scaling_groups()]
+
+    def _mlps(self) -> list[tuple[str, Scalable]]:
+        """Return every expert with its name and a dot, the shared ones last."""
+        named = [(f"experts.{number}.", expert) for number, expert in enumerate(self.experts)]
+        if self.shared_experts is not None:
+            named.append(("shared_experts.", self.shared_experts))
+        return [(name, mlp) for name, mlp in named if isinstance(mlp, Scalable)]
 
     def _routed(self, x_ND: Tensor, routing: Routing) -> Tensor:
         out_ND = torch.zeros_like(x_ND)

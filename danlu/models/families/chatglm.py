@@ -114,6 +114,8 @@ class Rope2D(Unbiased):
 class ScaledResidualBlock(DecoderBlock):
     """h = norm(x), then h * alpha + sublayer(h): the residual is the normalised input."""
 
+    norms_for_sublayers = ()
+
     def __init__(
         self,
         attention: SelfAttention,

@@ -37,6 +37,8 @@ IGNORED = {
 class PostNormBlock(DecoderBlock):
     """norm(x + attention(x)), then norm(x + mlp(x))."""
 
+    norms_for_sublayers = ()
+
     def forward(self, x_BTD: Tensor, rotation: Rotation, attn: AttentionContext) -> Tensor:
         """Return the residual stream after this block."""
         x_BTD = self.input_layernorm(x_BTD + self.self_attn(x_BTD, rotation, attn))
