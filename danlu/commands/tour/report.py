@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import danlu
+from danlu.commands.pages.parts import TableData
 from danlu.commands.tour.charts import Series, loss_chart
 from danlu.commands.tour.evaluation import Scores, models_of, read_scores, scores_file
-from danlu.commands.tour.page import LifeStep, ReportData, Sample, TableData, render
+from danlu.commands.tour.page import LifeStep, ReportData, Sample, render
 from danlu.commands.tour.paths import TourPaths
 from danlu.commands.tour.state import TourState
 from danlu.commands.tour.steps import STEPS

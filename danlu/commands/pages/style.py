@@ -1,4 +1,4 @@
-"""The look of the report: one style sheet, light and dark, from a phone to a wide screen."""
+"""The look of reports: one style sheet, light and dark, from a phone to a wide screen."""
 
 STYLE = """
 :root {

@@ -1,0 +1,1 @@
+"""The look that reports share: one style sheet, and the parts of a self-contained page."""
