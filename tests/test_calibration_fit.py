@@ -4,12 +4,23 @@ import itertools
 import random
 
 import pytest
+import torch
 from checkpoints import golden
 
+from danlu.calibration.fitting.candidates import (
+    SMALLER,
+    USUAL,
+    dividing,
+    group_size,
+    stored_bytes,
+)
 from danlu.calibration.fitting.groups import groups_of_layers
 from danlu.calibration.fitting.knapsack import Option, least_cost, least_harm
+from danlu.config.quantize.scheme import QuantScheme
 from danlu.loading import decoder_from_config
 from danlu.loading.building import read_json
+from danlu.quantize.formats.compressed_tensors import FORMAT
+from danlu.quantize.rtn import quantize_rtn
 
 
 def drawn_items(rng: random.Random, count: int) -> list[list[Option]]:
@@ -80,3 +91,18 @@ def test_layers_that_engines_fuse_are_in_one_group(family: str, expected: list[s
     assert [" ".join(names) for names in lasts] == expected
     inside = [name for name, _ in decoder.linears() if name.startswith("model.layers.")]
     assert sorted(itertools.chain(*groups)) == sorted(inside)
+
+
+@pytest.mark.parametrize("scheme", [*USUAL[:2], QuantScheme(bits=4, group_size=16)])
+def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
+    weight = torch.randn(48, 96).to(torch.bfloat16)
+    grid = quantize_rtn(weight, scheme)
+    parts = FORMAT.encode(grid, FORMAT.config({"layer": grid}, []))
+    found = stored_bytes(weight.shape, scheme, 2)
+    assert found == sum(part.nbytes for part in parts.values())
+    assert stored_bytes(weight.shape, None, 2) == weight.nbytes
+
+
+def test_groups_that_do_not_divide_are_not_offered() -> None:
+    offered = dividing([*USUAL, *SMALLER], [96, 192])
+    assert {group_size(scheme) for scheme in offered} == {None, 32}
