@@ -1,9 +1,9 @@
 """`danlu export`: a model written for other tools, and the proof that it computes the same."""
 
-import re
 from pathlib import Path
 
 from danlu.commands.manifest import write_manifest
+from danlu.config.sizes import parse_size
 from danlu.engine.placement import DTYPES
 from danlu.errors import ConfigError, OutputError, did_you_mean
 from danlu.export.source import open_source
@@ -16,8 +16,6 @@ from danlu.progress import Progress, Silent
 from danlu.tokenizer import Tokenizer
 from danlu.tokenizer.kinds import kinds
 from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter
-
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def export(
@@ -102,14 +100,10 @@ def size_bytes(text: str) -> int:
     Raises:
         ConfigError: if it is no positive size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    unit = UNITS.get(match[2]) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
-    if size <= 0:
-        raise ConfigError(
-            f"{text!r} is no size; expected a positive number with a unit, such as 5GB or 500MB."
-        )
-    return size
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
 
 
 def _refuse_existing(out: Path) -> None:

@@ -11,6 +11,7 @@ from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.kv_cache import KvCacheScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.config.quantize.w8a8 import W8A8Scheme
+from danlu.config.sizes import Share, Size
 
 Scheme = QuantScheme | GptqScheme | AwqScheme | W8A8Scheme
 SchemeConfig = Annotated[
@@ -47,16 +48,18 @@ class Override(Config):
 class Bounds(Config):
     """What quantization may cost; more is a failure."""
 
-    max_ppl_increase: float | None = Field(
-        None, ge=0, description="growth of the perplexity, 0.01 for one percent"
+    max_ppl_increase: Share | None = Field(
+        None, description="growth of the perplexity on the text compared, as 1% or 0.01"
     )
-    max_kl: float | None = Field(None, ge=0, description="mean KL divergence in nats")
+    max_kl: float | None = Field(
+        None, ge=0, description="mean KL divergence from the original, in nats"
+    )
 
 
 class Fit(Config):
     """A budget that bits are shared out in."""
 
-    bytes: int = Field(gt=0, description="for weights and cache together")
+    bytes: Size = Field(description="for weights and cache together, as 6GB or 800MB")
     cache_tokens: int = Field(4096, ge=0, description="tokens whose keys and values must fit too")
 
 
@@ -105,3 +108,15 @@ class QuantizeRun(Config):
 def plain(scheme: Scheme) -> dict[str, Any]:
     """Return a scheme as plain values, without what the method does not have."""
     return scheme.model_dump(mode="json", exclude_none=True)
+
+
+def summary(scheme: Scheme) -> str:
+    """Return a scheme in words."""
+    if isinstance(scheme, QuantScheme):
+        return scheme.summary
+    if isinstance(scheme, W8A8Scheme):
+        made = [name for name in ("smooth", "shift") if getattr(scheme, name) is not None]
+        return ", ".join(["w8a8", f"{scheme.activations} activations", *made])
+    spans = "whole rows" if scheme.group_size == -1 else f"groups of {scheme.group_size}"
+    order = ", act-order" if isinstance(scheme, GptqScheme) and scheme.act_order else ""
+    return f"{scheme.method}, {scheme.bits} bits, {spans}{order}"
