@@ -97,7 +97,9 @@ def test_layers_that_engines_fuse_are_in_one_group(family: str, expected: list[s
 def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
     weight = torch.randn(48, 96).to(torch.bfloat16)
     grid = quantize_rtn(weight, scheme)
-    parts = FORMAT.encode(grid, FORMAT.config({"layer": grid}, []))
+    layers = {"weights": {"num_bits": 4, "symmetric": scheme.symmetric, "strategy": "group"}}
+    config = {"format": "pack-quantized", "config_groups": {"group_0": layers}}
+    parts = FORMAT.encode(grid, config)
     found = stored_bytes(weight.shape, scheme, 2)
     assert found == sum(part.nbytes for part in parts.values())
     assert stored_bytes(weight.shape, None, 2) == weight.nbytes

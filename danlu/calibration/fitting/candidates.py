@@ -62,7 +62,10 @@ def stored_bytes(shape: Size, candidate: Candidate, itemsize: int) -> int:
     words = outputs * ceil(inputs / per_word)
     symmetric = getattr(candidate, "symmetric", True)
     zero_words = 0 if symmetric else ceil(outputs / per_word) * groups
-    followed = isinstance(candidate, GptqScheme) and candidate.act_order
-    group_of_inputs = inputs if followed and not candidate.static_groups else 0
-    integers = words + zero_words + group_of_inputs
+    integers = words + zero_words + (inputs if _reorders(candidate) else 0)
     return 4 * integers + outputs * groups * itemsize + SHAPE_BYTES
+
+
+def _reorders(scheme: Scheme) -> bool:
+    """Return whether the group of each input is stored."""
+    return isinstance(scheme, GptqScheme) and scheme.act_order and not scheme.static_groups
