@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,8 +44,21 @@ class QuantFormat(Protocol):
             QuantizationError: naming all that is not.
         """
 
+    def summary(self, config: Mapping[str, Any]) -> str:
+        """Return in words how the config says that weights are quantized."""
+
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Return what the config says and Danlu does not do, though it reads the weights."""
+
+    def disagreements(
+        self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+    ) -> list[str]:
+        """Return where the config contradicts what all quantized layers hold, and how to fix it.
+
+        Args:
+            layers: the parts of each layer by its published name, mapped from the files.
+            config: of the checkpoint.
+        """
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return which of a checkpoint's tensors are parts of quantized layers."""
@@ -67,21 +80,35 @@ class QuantFormat(Protocol):
         """Return the config of a checkpoint that is written as it was read."""
 
 
+@runtime_checkable
 class WrittenFormat(QuantFormat, Protocol):
-    """A format that models quantized here are written in."""
+    """A format that models quantized here are written in.
+
+    Attributes:
+        names: it is asked for by, in a run file or after --format; of its variants the usual first.
+    """
+
+    names: Sequence[str]
 
     def config(
-        self, weights: Mapping[str, QuantizedWeight], unquantized: Sequence[str]
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        unquantized: Sequence[str],
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Return the `quantization_config` of a model.
 
         Args:
             weights: quantized weights by module name.
             unquantized: linear layers left as they are.
+            name: which of `names`; None: the first.
 
         Raises:
             QuantizationError: if one config cannot describe all of them.
         """
+
+    def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return JSON files that tools look for beside config.json, by name."""
 
 
 @cache
@@ -90,6 +117,13 @@ def formats() -> dict[str, QuantFormat]:
     package = importlib.import_module("danlu.quantize.formats")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     return {name: importlib.import_module(f"{package.__name__}.{name}").FORMAT for name in names}
+
+
+@cache
+def written_formats() -> dict[str, WrittenFormat]:
+    """Return every format that is written, by each of its names."""
+    found = [one for one in formats().values() if isinstance(one, WrittenFormat)]
+    return {name: one for one in found for name in one.names}
 
 
 def find_format(config: Mapping[str, Any]) -> QuantFormat:
@@ -108,6 +142,21 @@ def find_format(config: Mapping[str, Any]) -> QuantFormat:
         f"{did_you_mean(str(method), formats())} Known formats: {', '.join(formats())}. "
         "Use the unquantized checkpoint instead, and quantize=... to round it here."
     )
+
+
+def format_named(name: str) -> WrittenFormat:
+    """Return the format that is asked for by `name`.
+
+    Raises:
+        QuantizationError: if none is, with the known names.
+    """
+    known = written_formats()
+    if name not in known:
+        raise QuantizationError(
+            f"There is no format {name!r} for quantized files.{did_you_mean(name, known)} "
+            f"Expected one of {', '.join(sorted(known))}."
+        )
+    return known[name]
 
 
 def parts_with(names: Iterable[str], endings: Collection[str]) -> dict[str, Part]:

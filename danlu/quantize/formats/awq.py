@@ -15,6 +15,7 @@ from danlu.errors import QuantizationError
 from danlu.quantize.bits import pack, unpack
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.stated import group_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
@@ -22,6 +23,7 @@ BITS = 4
 PER_WORD = 8
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # output of a word's eight that each field holds, low bits first
 PARTS = ("qweight", "qzeros", "scales")
+SHOWN = 5  # names in an error
 LAYOUTS = ("gemm", "exllama")  # exllama: the same file, meant for another kernel
 
 
@@ -29,6 +31,7 @@ class Awq:
     """The format; see the module docstring."""
 
     ignored: Sequence[Ignore] = (Ignore(".rotary_emb.inv_freq", "computed from the config"),)
+    names: Sequence[str] = ("awq",)
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Return whether the config names AWQ."""
@@ -37,18 +40,32 @@ class Awq:
     def check(self, config: Mapping[str, Any]) -> None:
         """Check layout and bits."""
         problems = []
-        keys = ("version", "checkpoint_format", "format")
-        layout = next((str(config[key]).lower() for key in keys if config.get(key)), "gemm")
-        if layout not in LAYOUTS:
-            problems.append(f"the layout {layout!r}")
+        if _layout(config) not in LAYOUTS:
+            problems.append(f"the layout {_layout(config)!r}")
         bits = config.get("bits", config.get("w_bit"))
         if bits not in (None, BITS):
             problems.append(f"{bits} bits")
         refuse("AWQ", problems, "4 bits in the layout gemm")
 
+    def summary(self, config: Mapping[str, Any]) -> str:
+        """Return bits, groups and layout."""
+        size = _group_size(config)
+        spans = "groups of unknown size" if size is None else f"groups of {size}"
+        zeros = "with zero points" if config.get("zero_point", True) else "symmetric"
+        rows = "whole rows" if size == -1 else spans
+        return f"AWQ, {BITS} bits, {rows}, {zeros} (layout {_layout(config)})"
+
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Return nothing: only weights are quantized."""
         return []
+
+    def disagreements(
+        self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+    ) -> list[str]:
+        """Return a contradiction about groups."""
+        whole = [parts for parts in layers.values() if set(PARTS) <= parts.keys()]
+        held = [(len(parts["qweight"]), len(parts["scales"])) for parts in whole]
+        return group_problems(_group_size(config), held)
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return the parts of quantized layers."""
@@ -94,6 +111,46 @@ class Awq:
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
         return dict(config)
+
+    def config(
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        unquantized: Sequence[str],
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the `quantization_config`: one group size for all layers."""
+        grids = {layer: w for layer, w in weights.items() if isinstance(w, IntegerGrid)}
+        wrong = sorted(layer for layer, w in weights.items() if not self.fits(w, {}))
+        sizes = {-1 if grid.whole_rows else grid.group_size for grid in grids.values()}
+        if wrong or len(sizes) != 1:
+            several = f"groups of {', '.join(map(str, sorted(sizes)))}"
+            raise QuantizationError(
+                f"AWQ files hold 4-bit integers in groups of one size; found "
+                f"{', '.join(wrong[:SHOWN]) if wrong else several}. Expected one scheme of 4 bits "
+                "for all layers, or the format compressed-tensors."
+            )
+        return {
+            "quant_method": "awq",
+            "bits": BITS,
+            "group_size": sizes.pop(),
+            "zero_point": any(grid.zero_points is not None for grid in grids.values()),
+            "version": "gemm",
+            "modules_to_not_convert": list(unquantized) or None,
+        }
+
+    def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return nothing: tools read config.json."""
+        return {}
+
+
+def _layout(config: Mapping[str, Any]) -> str:
+    keys = ("version", "checkpoint_format", "format")
+    return next((str(config[key]).lower() for key in keys if config.get(key)), "gemm")
+
+
+def _group_size(config: Mapping[str, Any]) -> Any:
+    """Return inputs that share a scale, as newer or older tools call them; None if not told."""
+    return config.get("group_size", config.get("q_group_size"))
 
 
 def _natural(words: Tensor, outputs: int) -> Tensor:

@@ -28,6 +28,7 @@ from danlu.quantize.codebook import (
 )
 from danlu.quantize.format import Part, refuse, require
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.stated import bits_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
@@ -42,6 +43,7 @@ class BitsAndBytes:
     """The format; see the module docstring."""
 
     ignored: Sequence[Ignore] = ()
+    names: Sequence[str] = ("bitsandbytes",)
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Return whether the config names bitsandbytes."""
@@ -57,11 +59,25 @@ class BitsAndBytes:
         known = isinstance(getattr(torch, storage, None), torch.dtype)
         refuse("bitsandbytes", [] if known else [f"storage {storage!r}"], "a dtype of torch")
 
+    def summary(self, config: Mapping[str, Any]) -> str:
+        """Return the book, or LLM.int8()."""
+        if config.get("load_in_8bit"):
+            return f"bitsandbytes LLM.int8(), threshold {config.get('llm_int8_threshold', 6.0)}"
+        double = ", double quantization" if config.get("bnb_4bit_use_double_quant") else ""
+        return f"bitsandbytes {config.get('bnb_4bit_quant_type', 'fp4')}, 4 bits{double}"
+
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Return that activations stay as they are."""
         if not config.get("load_in_8bit"):
             return []
         return ["LLM.int8() rounds activations too; here they stay as they are"]
+
+    def disagreements(
+        self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+    ) -> list[str]:
+        """Return a contradiction about bits."""
+        stated = 8 if config.get("load_in_8bit") else 4 if config.get("load_in_4bit") else None
+        return bits_problems(stated, [8 if "SCB" in parts else 4 for parts in layers.values()])
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return the parts of quantized layers."""
@@ -102,7 +118,10 @@ class BitsAndBytes:
         return dict(config)
 
     def config(
-        self, weights: Mapping[str, QuantizedWeight], unquantized: Sequence[str]
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        unquantized: Sequence[str],
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Return the `quantization_config`: one for all layers."""
         books = [weight for weight in weights.values() if isinstance(weight, CodeBookWeight)]
@@ -112,7 +131,7 @@ class BitsAndBytes:
                 "bitsandbytes has one kind of 4-bit weights for a whole model; expected all layers "
                 "in one of nf4 and fp4, with or without double quantization."
             )
-        (name, double), dtypes = kinds.pop(), {book.dtype for book in books}
+        (book_name, double), dtypes = kinds.pop(), {book.dtype for book in books}
         compute = dtypes.pop() if len(dtypes) == 1 else torch.float32
         return {
             "quant_method": "bitsandbytes",
@@ -122,13 +141,17 @@ class BitsAndBytes:
             "load_in_8bit": False,
             "bnb_4bit_compute_dtype": str(compute).removeprefix("torch."),
             "bnb_4bit_quant_storage": "uint8",
-            "bnb_4bit_quant_type": name,
+            "bnb_4bit_quant_type": book_name,
             "bnb_4bit_use_double_quant": double,
             "llm_int8_enable_fp32_cpu_offload": False,
             "llm_int8_has_fp16_weight": False,
             "llm_int8_skip_modules": list(unquantized),
             "llm_int8_threshold": 6.0,
         }
+
+    def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return nothing: tools read config.json."""
+        return {}
 
 
 def _decode_blocks(parts: Mapping[str, Tensor]) -> CodeBookWeight:

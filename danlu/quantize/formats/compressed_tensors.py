@@ -32,6 +32,7 @@ CACHE = "keys and values are not quantized here"
 class CompressedTensors:
     """The format; see the module docstring."""
 
+    names: Sequence[str] = ("compressed-tensors",)
     ignored: Sequence[Ignore] = (
         *(Ignore(f".{end}", ACTIVATIONS) for end in ("input_scale", "input_zero_point")),
         *(Ignore(f".{end}", ACTIVATIONS) for end in ("output_scale", "output_zero_point")),
@@ -55,6 +56,19 @@ class CompressedTensors:
             problems.append("no config_groups with weights")
         expected = "integers of 2 to 8 bits, per tensor, channel or group"
         refuse("compressed-tensors", problems, expected)
+
+    def summary(self, config: Mapping[str, Any]) -> str:
+        """Return what each group of layers has, and the cache."""
+        told = [_group_summary(group) for group in _groups(config)]
+        cache = config.get("kv_cache_scheme") or {}
+        told += [f"cache in {cache['num_bits']} bits"] if cache.get("num_bits") else []
+        return f"compressed-tensors, {'; '.join(dict.fromkeys(told))}"
+
+    def disagreements(
+        self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+    ) -> list[str]:
+        """Return nothing: a layer that fits no group is refused when it is decoded."""
+        return []
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Return that activations and cache stay as they are."""
@@ -132,7 +146,10 @@ class CompressedTensors:
         return {**config, "kv_cache_scheme": None, "config_groups": groups}
 
     def config(
-        self, weights: Mapping[str, QuantizedWeight], unquantized: Sequence[str]
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        unquantized: Sequence[str],
+        name: str | None = None,
     ) -> dict[str, Any]:
         """Return the `quantization_config`: one group of layers per scheme."""
         by_scheme: dict[tuple[int, int, bool, bool], list[str]] = {}
@@ -166,6 +183,24 @@ class CompressedTensors:
             "version": VERSION,
             "config_groups": groups,
         }
+
+    def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return nothing: tools read config.json."""
+        return {}
+
+
+def _group_summary(group: Mapping[str, Any]) -> str:
+    """Return weights and activations of a group of layers in words."""
+    weights, inputs = group["weights"], group.get("input_activations") or {}
+    spans = {"group": f"groups of {weights.get('group_size')}", "channel": "whole rows"}
+    told = [
+        f"{weights.get('num_bits')} bits",
+        spans.get(str(weights.get("strategy")), "whole matrices"),
+        "symmetric" if weights.get("symmetric", True) else "with zero points",
+    ]
+    scales = "a scale for each token" if inputs.get("dynamic") else "one scale"
+    told += [f"inputs in {inputs['num_bits']} bits, {scales}"] if inputs.get("num_bits") else []
+    return ", ".join(told)
 
 
 def _group(

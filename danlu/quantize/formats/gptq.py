@@ -18,6 +18,7 @@ from danlu.errors import QuantizationError
 from danlu.quantize.bits import WORD_BITS, pack_stream, unpack_stream
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
+from danlu.quantize.stated import bits_problems, group_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
@@ -48,9 +49,32 @@ class Gptq:
             problems.append(f"words of {config['pack_dtype']}")
         refuse("GPTQ", problems, "2, 3, 4 or 8 bits in int32, in the layout gptq or gptq_v2")
 
+    def summary(self, config: Mapping[str, Any]) -> str:
+        """Return bits, groups and order, and how zero points are stored."""
+        size = config.get("group_size")
+        spans = "groups of unknown size" if size is None else f"groups of {size}"
+        told = [
+            f"GPTQ, {config.get('bits', 'unknown')} bits",
+            "whole rows" if size == -1 else spans,
+            "symmetric" if config.get("sym", True) else "with zero points",
+            *(["act-order"] if config.get("desc_act") else []),
+        ]
+        return f"{', '.join(told)} (file format {_layout(config)})"
+
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Return nothing: only weights are quantized."""
         return []
+
+    def disagreements(
+        self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+    ) -> list[str]:
+        """Return contradictions about bits, groups, and how zero points are stored."""
+        held = [whole for parts in layers.values() if (whole := _held(parts)) is not None]
+        return [
+            *bits_problems(config.get("bits"), [bits for bits, _, _ in held]),
+            *group_problems(config.get("group_size"), [shape for _, shape, _ in held]),
+            *_other_version([points for _, _, points in held], config),
+        ]
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return the parts of quantized layers."""
@@ -97,6 +121,31 @@ class Gptq:
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
         return dict(config)
+
+
+def _held(parts: Mapping[str, Tensor]) -> tuple[int, tuple[int, int], Tensor] | None:
+    """Return bits, (inputs, groups) and stored zero points of a layer that is whole."""
+    if not {"qweight", "qzeros", "scales"} <= parts.keys() or parts["scales"].ndim != 2:
+        return None
+    num_groups, outputs = parts["scales"].shape
+    bits, rest = divmod(parts["qzeros"].shape[1] * WORD_BITS, outputs)
+    if rest or bits not in BITS:
+        return None
+    inputs = parts["qweight"].shape[0] * WORD_BITS // bits
+    return bits, (inputs, num_groups), unpack_stream(parts["qzeros"], bits, outputs)
+
+
+def _other_version(points: Sequence[Tensor], config: Mapping[str, Any]) -> list[str]:
+    """Return the problem of zero points that are all the middle as the other version stores it."""
+    less = _stored_less(config)
+    if not points or not all(bool((stored == less - 1).all()) for stored in points):
+        return []
+    own, other = ("gptq", "gptq_v2") if less else ("gptq_v2", "gptq")
+    return [
+        f"it says the file format {_layout(config)!r}, but the zero points of all {len(points)} "
+        f"layers are stored as {other!r} stores those of symmetric weights, one off from {own!r}; "
+        f'expected "checkpoint_format": "{other}"'
+    ]
 
 
 def _layout(config: Mapping[str, Any]) -> str:
