@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from danlu.config.quantize.run import Scheme
@@ -14,6 +15,7 @@ from danlu.models.decoder import Decoder
 from danlu.nn.linear import Linear
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.weight import QuantizedWeight
+from danlu.weights.rules import Entry
 
 Watch = Callable[[str, Tensor], None]
 
@@ -42,17 +44,24 @@ class BlockAtWork(Protocol):
         decoder: the model; only this block, and those before it, have weights.
         index: of the block.
         module: the block.
+        entries: the published tensors by name; some hold several layers.
+        stored_dtype: of the checkpoint's weights; the block itself is in float32.
     """
 
     decoder: Decoder
     index: int
     module: nn.Module
+    entries: Mapping[str, Entry]
+    stored_dtype: torch.dtype
 
     def linears(self) -> Mapping[str, Linear]:
         """Return the layers that are still dense, in the order they are used."""
 
     def inputs(self, names: Sequence[str], *, moments: bool = False) -> dict[str, LayerInputs]:
         """Run the block as it is now and return what enters some layers.
+
+        Layers with one input have one `LayerInputs`, the very same object. An expert that no token
+        chose has a count of 0, no rows, and a moment of zeros.
 
         Raises:
             QuantizationError: if an input is not finite, naming layer and row of text.
@@ -64,8 +73,23 @@ class BlockAtWork(Protocol):
     def outputs(self) -> list[Tensor]:
         """Run the block as it is now; return what leaves it [B, T, D], batch by batch."""
 
-    def put(self, name: str, weight: QuantizedWeight, inputs: InputRounding | None = None) -> None:
-        """Put a quantized weight in the place of a dense layer; its error is measured and kept."""
+    def put(
+        self,
+        name: str,
+        weight: QuantizedWeight,
+        inputs: InputRounding | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Put a quantized weight in the place of a dense layer; its error is measured and kept.
+
+        Weight and rounding are dataclasses of `danlu.quantize`, so that they can be written down.
+
+        Args:
+            name: of a layer that is dense.
+            weight: what it multiplies by from now on.
+            inputs: how what enters is rounded, if it is.
+            notes: what the report should say about this layer.
+        """
 
 
 class Method(Protocol):
@@ -102,7 +126,7 @@ class Method(Protocol):
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return every method by its name in a scheme, from the files in `danlu/calibration/methods`."""
+    """Return every method by its name in a scheme, from the files in `methods`."""
     package = importlib.import_module("danlu.calibration.methods")
     modules = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     found = [importlib.import_module(f"{package.__name__}.{name}").METHOD for name in modules]

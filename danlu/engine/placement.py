@@ -7,6 +7,9 @@ import torch
 
 from danlu.errors import ConfigError
 from danlu.loading import read_model_config, stored_dtype
+from danlu.loading.devices import choose_device
+
+__all__ = ["DTYPES", "choose_device", "choose_dtype", "named_dtype"]
 
 log = logging.getLogger(__name__)
 
@@ -18,24 +21,6 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device; "auto" is the accelerator if there is one, else the CPU.
-
-    Raises:
-        ConfigError: if torch knows no such device here.
-    """
-    if device == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). "
-            'Expected "auto", "cpu" or an accelerator of this machine such as "cuda" or "cuda:1".'
-        ) from None
 
 
 def choose_dtype(dtype: str | torch.dtype, folder: Path, device: torch.device) -> torch.dtype:

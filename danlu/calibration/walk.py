@@ -1,0 +1,214 @@
+"""A model quantized block by block: one dense block in memory at a time, and none done twice.
+
+Block by block, the text runs through what is rounded already, so that each block is rounded for the
+inputs that it will really get (arXiv:2210.17323, sec. 4).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from danlu.calibration.block import LayerResult, WorkingBlock, refuse_not_finite
+from danlu.calibration.method import methods
+from danlu.calibration.outside import load_outside
+from danlu.calibration.plan import Plan, distinct, make_plan
+from danlu.calibration.stages import waves
+from danlu.calibration.text import Batch, batches, check_token_rows
+from danlu.calibration.work_folder import WorkFolder, rows_fingerprint
+from danlu.config.quantize.run import QuantizeRun, Scheme, plain
+from danlu.errors import QuantizationError
+from danlu.files import only_run
+from danlu.loading.adapting import base_fingerprint
+from danlu.loading.blocks import StoredModel
+from danlu.loading.devices import choose_device
+from danlu.models.decoder import Decoder
+from danlu.progress import Progress, working
+from danlu.quantize.linear import QuantizedLinear
+from danlu.weights.memory import freed_blocks_returned
+
+WORKING = torch.float32  # that blocks compute in while they are rounded
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized model.
+
+    Attributes:
+        decoder: on the CPU, in the dtype of the checkpoint.
+        layers: what became of each layer that was rounded, in order.
+    """
+
+    decoder: Decoder
+    layers: list[LayerResult]
+
+
+def quantize_decoder(
+    folder: str | Path,
+    run: QuantizeRun,
+    rows: Sequence[Sequence[int]],
+    work: Path,
+    progress: Progress,
+) -> Quantized:
+    """Return a model with its linear layers rounded as a run says.
+
+    Args:
+        folder: of the model.
+        run: which layers are rounded how, and where.
+        rows: token ids of calibration texts; without any, errors are those of weights alone.
+        work: keeps finished blocks. A second call with the same model, run and rows goes on from
+            there and gives the same bytes, however the first one ended.
+        progress: of the layers.
+
+    Raises:
+        QuantizationError: if the model is quantized already, the run does not fit it, a method
+            lacks text, or an activation is not finite.
+        CheckpointError: with everything that is wrong with the checkpoint.
+        DataError: if rows have no tokens, or tokens that the model does not know.
+        OutputError: if `work` is of another run or cannot be written; finished blocks stay.
+    """
+    model = StoredModel(folder, run.family)
+    plan = make_plan(model.decoder, model.layout.entries, run)
+    _check_text(plan, rows)
+    check_token_rows(rows, model.decoder.vocab_size)
+    device = choose_device(run.device)
+    with only_run(work), freed_blocks_returned():
+        kept = WorkFolder(work, _identity(model, run, rows))
+        return _Walk(model, plan, rows, kept, device, progress).run()
+
+
+def _check_text(plan: Plan, rows: Sequence[Sequence[int]]) -> None:
+    needy = [s.method for s in plan.distinct() if methods()[s.method].needs_text]
+    if needy and not rows:
+        raise QuantizationError(
+            f"{' and '.join(sorted(set(needy)))} watches the model at work, and there is no row of "
+            "calibration text. Expected at least one, or a method that needs none, such as rtn."
+        )
+
+
+def _identity(
+    model: StoredModel, run: QuantizeRun, rows: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Return what decides the outcome, so that nothing goes on from another run."""
+    return {
+        "model": base_fingerprint(model.decoder),
+        "scheme": plain(run.scheme),
+        "skip": list(run.skip),
+        "overrides": [override.model_dump(mode="json") for override in run.overrides],
+        "rows": rows_fingerprint(rows),
+    }
+
+
+@dataclass
+class _Walk:
+    """One walk through the blocks of a model."""
+
+    model: StoredModel
+    plan: Plan
+    rows: Sequence[Sequence[int]]
+    kept: WorkFolder
+    device: torch.device
+    progress: Progress
+    text: list[Batch] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.model.decoder
+
+    def run(self) -> Quantized:
+        """Round everything that is not finished."""
+        results = load_outside(self.model, self.plan, WORKING)
+        self._enter()
+        place(self.decoder, self.model.dtype, torch.device("cpu"))
+        total = sum(scheme is not None for scheme in self.plan.schemes.values())
+        with working(self.progress, "quantize", total):
+            for result in results:
+                self._tell(result)
+            for index in range(self.decoder.config.num_layers):
+                results += self._block(index)
+        self.decoder.tie_head()
+        return Quantized(self.decoder, results)
+
+    @torch.no_grad()
+    def _enter(self) -> None:
+        """Let the text in: what the first block gets."""
+        self.text = batches(self.rows)
+        for batch in self.text:
+            positions_BT, _ = self.decoder.sequence_rule().context(batch.ids_BT, None, None)
+            embedded = self.decoder.token_embeddings(batch.ids_BT).to(WORKING)
+            x_BTD = self.decoder.model.enter(embedded, positions_BT)
+            refuse_not_finite("the first block", x_BTD, batch)
+            self.states.append(x_BTD.to(self.device))
+
+    def _block(self, index: int) -> list[LayerResult]:
+        """Finish a block, or take it as it was finished, and let the text through it."""
+        module, stored = self.decoder.blocks()[index], self.model.dtype
+        if self.kept.has(index):
+            results = self.kept.restore(index, module, self.device)
+            for result in results:
+                self._tell(result)
+            place(module, WORKING, self.device)
+        block = WorkingBlock(
+            self.decoder,
+            index,
+            self.text,
+            self.states,
+            self.model.layout.entries,
+            stored,
+            self.plan.summaries(),
+            self._tell,
+        )
+        if not self.kept.has(index):
+            self.model.fill(f"model.layers.{index}", WORKING, self.device)
+            round_block(block, self.plan.of_block(index))
+            results = list(block.results.values())
+            place(module, stored, self.device)  # what the text runs through is what is kept
+            self.kept.write(index, module, results)
+            place(module, WORKING, self.device)
+        if index + 1 < self.decoder.config.num_layers:
+            block.advance()
+        place(module, stored, torch.device("cpu"))
+        return results
+
+    def _tell(self, result: LayerResult) -> None:
+        self.progress.advance(1, f"{result.name}: error {result.relative_error:.2%}")
+
+
+def round_block(block: WorkingBlock, schemes: Mapping[str, Scheme]) -> None:
+    """Round the layers of a block, each by the method of its scheme.
+
+    Raises:
+        QuantizationError: if a layer does not fit its scheme, or an activation is not finite.
+    """
+    for scheme in distinct(schemes.values()):
+        names = [name for name, its in schemes.items() if its == scheme]
+        methods()[scheme.method].prepare(block, names, scheme)
+    for wave in waves(block.linears()):
+        block.begin(wave)
+        for stage in wave:
+            rounded = [name for name in stage if name in schemes]
+            for scheme in distinct(schemes[name] for name in rounded):
+                names = [name for name in rounded if schemes[name] == scheme]
+                methods()[scheme.method].quantize(block, names, scheme)
+
+
+def place(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Cast and move everything that has weights; quantized layers keep their numbers.
+
+    Args:
+        module: a decoder or a part of one; what is on the meta device stays there.
+        dtype: of parameters, but those that are wanted in float32.
+        device: where they go.
+    """
+    for part in module.modules():
+        exact = getattr(part, "kept_in_float32", ())
+        for leaf, parameter in part.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                wanted = torch.float32 if leaf in exact else dtype
+                parameter.data = parameter.data.to(device, wanted)
+        if isinstance(part, QuantizedLinear):
+            part.to(device, dtype)
