@@ -7,11 +7,11 @@ from torch import nn
 
 from danlu.models.block import DecoderBlock
 from danlu.nn.attention import Attention, AttentionLayer, QKNormAttention, SelfAttention
-from danlu.nn.cache import KVShape
 from danlu.nn.embedding import NoPositions
 from danlu.nn.linear import Linear
 from danlu.nn.positions import PositionScheme
 from danlu.nn.sequence import CountedPositions, SequenceRule
+from danlu.nn.stores import KVShape
 
 NormFactory = Callable[[int], nn.Module]  # hidden_size -> norm
 MlpFactory = Callable[[int, int], nn.Module]  # hidden_size, intermediate_size -> mlp

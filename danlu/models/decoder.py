@@ -13,7 +13,6 @@ from danlu.models.block import DecoderBlock
 from danlu.models.config import DecoderConfig, no_norm
 from danlu.models.published import Published
 from danlu.nn.attention import AttentionContext, AttentionLayer
-from danlu.nn.cache import KVShape
 from danlu.nn.embedding import LearnedPositions, TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
@@ -21,6 +20,7 @@ from danlu.nn.packing import PackedContext
 from danlu.nn.prefix import NOTHING, InFront, Prefix
 from danlu.nn.scaling import ScalingGroup
 from danlu.nn.sequence import SequenceRule
+from danlu.nn.stores import KVShape
 
 ROLES = {
     "q_proj": "column",

@@ -1,10 +1,9 @@
-"""Keys and values of tokens already seen, in one contiguous block per layer.
+"""Keys and values of tokens already seen, in one store per layer.
 
 Rows of a batch share the slot axis: a batch is left-padded so that every row ends at the same slot.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,20 +11,7 @@ from torch import Tensor
 from danlu.errors import CapacityError
 from danlu.nn.attention import AttentionLayer
 from danlu.nn.contexts import DenseContext, visible_slots
-from danlu.nn.scaled_attention import scaled_attention
-
-
-class KVShape(NamedTuple):
-    """What a layer keeps per token: `num_kv_heads` keys and as many values."""
-
-    num_kv_heads: int
-    head_dim: int
-    value_dim: int
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers that is."""
-        return self.num_kv_heads * (self.head_dim + self.value_dim)
+from danlu.nn.stores import PLAIN, Keeping, KVShape, Room
 
 
 class KVCache:
@@ -37,6 +23,7 @@ class KVCache:
         max_tokens: slots per row, prompt, padding and answer together.
         dtype: of keys and values.
         device: where they are kept.
+        keeping: how they are kept.
     """
 
     def __init__(
@@ -46,15 +33,12 @@ class KVCache:
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        keeping: Keeping = PLAIN,
     ) -> None:
         self.length = 0
         self.max_tokens = max_tokens
-
-        def room(num_heads: int, dim: int) -> Tensor:
-            return torch.empty(batch_size, num_heads, max_tokens, dim, dtype=dtype, device=device)
-
-        self._keys = [room(shape.num_kv_heads, shape.head_dim) for shape in kv_shapes]
-        self._values = [room(shape.num_kv_heads, shape.value_dim) for shape in kv_shapes]
+        room = Room(batch_size, max_tokens, dtype, device)
+        self._stores = [keeping.store(i, shape, room) for i, shape in enumerate(kv_shapes)]
         self._positions_BS = torch.zeros(batch_size, max_tokens, dtype=torch.long, device=device)
 
     def context(
@@ -104,13 +88,18 @@ class KVCache:
 
     def store(self, layer: int, start: int, k_BTKd: Tensor, v_BTKd: Tensor) -> None:
         """Write keys and values of one layer into the slots from `start` on."""
-        end = start + k_BTKd.shape[1]
-        self._keys[layer][:, :, start:end] = k_BTKd.transpose(1, 2)
-        self._values[layer][:, :, start:end] = v_BTKd.transpose(1, 2)
+        self._stores[layer].write(start, k_BTKd, v_BTKd)
 
     def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, K, S, d] of the slots before `end`; valid until `select`."""
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        return self._stores[layer].read(end)
+
+    def attend(
+        self, layer: AttentionLayer, q_BTHd: Tensor, end: int, mask: Tensor | None
+    ) -> Tensor:
+        """Return the values [B, T, H, d] that queries attend to in the slots before `end`."""
+        store = self._stores[layer.index]
+        return store.attend(q_BTHd.transpose(1, 2), end, layer.scale, mask).transpose(1, 2)
 
     def key_positions(self, end: int) -> Tensor:
         """Return the positions [B, S] of the tokens in the slots before `end`."""
@@ -118,8 +107,8 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only `rows` (indices, in their order; repeats make copies)."""
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
+        for store in self._stores:
+            store.select(rows)
         self._positions_BS = self._positions_BS[rows]
 
 
@@ -144,7 +133,5 @@ class CachedContext:
     ) -> Tensor:
         """Store the new keys and values, then return the attended values [B, T, H, d]."""
         self._cache.store(layer.index, self._start, k_BTKd, v_BTKd)
-        keys, values = self._cache.read(layer.index, self._end)
-        q_BHTd = q_BTHd.transpose(1, 2)
-        mask = self._dense.mask(layer, q_BHTd.dtype)
-        return scaled_attention(q_BHTd, keys, values, layer.scale, mask).transpose(1, 2)
+        mask = self._dense.mask(layer, q_BTHd.dtype)
+        return self._cache.attend(layer, q_BTHd, self._end, mask)

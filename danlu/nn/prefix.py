@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from danlu.nn.attention import AttentionContext, AttentionLayer
-from danlu.nn.cache import KVCache, KVShape
+from danlu.nn.cache import KVCache
 from danlu.nn.contexts import DenseContext
 from danlu.nn.scaled_attention import causal_mask
 from danlu.nn.sequence import Numbering, SequenceRule
+from danlu.nn.stores import KVShape
 
 
 @dataclass(frozen=True)

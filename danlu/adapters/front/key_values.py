@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danlu.nn.cache import KVShape
 from danlu.nn.prefix import InFront, KeyValueRecorder, Prefix, Prefixable
+from danlu.nn.stores import KVShape
 
 
 class Table(nn.Module):
