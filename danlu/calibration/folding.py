@@ -4,6 +4,7 @@ Sources: SmoothQuant (arXiv:2211.10438, eq. 3) for scales, Outlier Suppression+ 
 eq. 3 and 4) for shifts. Sums are in float32; what is written back has the dtype it had.
 """
 
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -80,17 +81,54 @@ def shift_obstacle(decoder: Decoder, group: ScalingGroup) -> str | None:
     """
     if group.kind == "up":
         return "a shift does not pass through the activation of the MLP"
-    source, consumers = _modules(decoder, group)
-    if _bias(source) is None:
-        return f"{group.source} has no bias in this architecture, and its files hold none"
-    without = [
-        name
-        for name, consumer in zip(group.consumers, consumers, strict=True)
-        if _bias(consumer) is None
-    ]
-    if without:
-        return f"{', '.join(without)} has no bias in this architecture, and its files hold none"
+    for name in (group.source, *group.consumers):
+        if getattr(decoder.get_submodule(name), "bias", None) is None:
+            return f"{name} has no bias in this architecture, and its files can hold none"
     return None
+
+
+@torch.no_grad()
+def storable_scale(
+    decoder: Decoder,
+    group: ScalingGroup,
+    scale_I: Tensor,
+    dtype: torch.dtype,
+    rounded: Collection[str],
+) -> Tensor:
+    """Return a scale near `scale_I` that loses nothing when the model is stored in `dtype`.
+
+    A norm divided by it is a number of `dtype`, so that only layers that are rounded anyway see
+    what was multiplied. Where others read the source too, such as a router, it is a power of two,
+    which is exact everywhere.
+
+    Args:
+        decoder: not changed.
+        group: to be scaled.
+        scale_I: positive.
+        dtype: that norms are stored in.
+        rounded: layers that will be rounded.
+    """
+    if not set(group.consumers) <= set(rounded):
+        return scale_I.log2().round().exp2()
+    if group.kind != "norm":
+        return scale_I
+    weight_I = _modules(decoder, group)[0].weight.float()
+    folded_I = (weight_I / scale_I).to(dtype).float()
+    exact_I = weight_I / folded_I
+    usable = torch.isfinite(exact_I) & (exact_I > 0)
+    return torch.where(usable, exact_I, scale_I)
+
+
+@torch.no_grad()
+def storable_shift(
+    decoder: Decoder, group: ScalingGroup, shift_I: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return a shift near `shift_I` that leaves the source a bias which is a number of `dtype`."""
+    source, _ = _modules(decoder, group)
+    bias = _bias(source)
+    assert bias is not None
+    bias_I = bias.float() if group.rows is None else bias.float()[list(group.rows)]
+    return bias_I - (bias_I - shift_I).to(dtype).float()
 
 
 def agreeing(group: ScalingGroup, values_I: Tensor) -> Tensor:

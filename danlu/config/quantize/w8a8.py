@@ -15,14 +15,19 @@ class SmoothConfig(Config):
     alpha: float | None = Field(
         None, ge=0, le=1, description="part that is given away; null: searched for each group"
     )
+    ranges: Literal["absolute", "span"] = Field(
+        "absolute",
+        description="size of a channel; absolute: its largest absolute value, as in the paper; "
+        "span: from its smallest to its largest value, as llmcompressor takes it",
+    )
     all_linears: bool = Field(
         True,
         description="also layers not fed by a norm, where the scales fold into the layer before",
     )
     sampler: Literal["none", "multi_step"] = Field(
-        "none",
-        description="none: ranges over all calibration text at once; multi_step: scales found "
-        "batch by batch, each on what the ones before it left",
+        "multi_step",
+        description="inputs that scales are searched on; none: of the last batch alone; "
+        "multi_step: of all batches together. Ranges are always those of all batches",
     )
     steps: int = Field(32, ge=1, description="calibration batches that are looked at")
     piecewise_search: bool = Field(
@@ -31,17 +36,42 @@ class SmoothConfig(Config):
     k_piece: int = Field(3, ge=1, description="pieces; 3 for models of 10 B, 6 for 100 B")
     search_piece: bool = Field(False, description="also search the number of pieces, up to k_piece")
     search_alpha: Range = Field((0.2, 0.8), description="exponents searched, from and to")
-    search_scale: Range = Field((1.0, 5.0), description="piecewise_search: factors, from and to")
+    search_scale: Range = Field(
+        (1.0, 5.0),
+        description="piecewise_search: numbers searched as the one scale of a piece, from and to",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.search_alpha
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"search_alpha is {low} to {high}; expected 0 <= from <= to <= 1")
+        low, high = self.search_scale
+        if not 0 < low <= high:
+            raise ValueError(f"search_scale is {low} to {high}; expected 0 < from <= to")
+        if self.alpha is not None and self.piecewise_search:
+            raise ValueError(
+                f"alpha is {self.alpha}, so piecewise_search has nothing to search; expected one "
+                "of the two"
+            )
+        if self.search_piece and not self.piecewise_search:
+            raise ValueError("search_piece needs piecewise_search, which is false")
+        return self
 
 
 class ShiftConfig(Config):
-    """Outlier Suppression+ (arXiv:2304.09145): activations are centred, channel by channel."""
+    """Outlier Suppression+ (arXiv:2304.09145): activations are centred, channel by channel.
+
+    A shift needs a bias in the layer before and in those behind, as models with LayerNorm have.
+    """
 
     all_linears: bool = Field(
         True, description="also layers not fed by a norm, where the shift folds into the one before"
     )
     sampler: Literal["none", "ema"] = Field(
-        "none", description="none: middle of the range; ema: of ranges smoothed over the batches"
+        "none",
+        description="middle of a channel; none: of its range over all batches; ema: its mean, "
+        "smoothed over the batches",
     )
     steps: int = Field(32, ge=1, description="calibration batches that are looked at")
 
@@ -63,15 +93,9 @@ class W8A8Scheme(Config):
         "calibration text",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name, (low, high) in self._ranges().items():
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} is {low} to {high}; expected 0 <= from <= to")
-        return self
-
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        if self.smooth is None:
-            return {}
-        searched = {"search_alpha": self.smooth.search_alpha}
-        return {**searched, "search_scale": self.smooth.search_scale}
+    @property
+    def summary(self) -> str:
+        """The scheme in words."""
+        smoothed = [] if self.smooth is None else ["smoothed"]
+        shifted = [] if self.shift is None else ["shifted"]
+        return ", ".join([f"w8a8, {self.activations} activations", *shifted, *smoothed])
