@@ -41,35 +41,68 @@ class InputRounding(ABC):
         """Return the rounding of other tensors (elsewhere, or changed)."""
 
 
-class InputCodes(NamedTuple):
-    """Inputs as integers: x = (codes - zero_points) * scales.
+class ExactColumns(NamedTuple):
+    """Columns of inputs [M, in] that are not rounded.
 
     Attributes:
-        codes: float32 [..., in], whole numbers in [-128, 127].
-        scales: float32, [..., 1] or one for all.
+        which: int64 [C].
+        inputs: float32 [M, C].
+    """
+
+    which: Tensor
+    inputs: Tensor
+
+
+class InputCodes(NamedTuple):
+    """Inputs [M, in] as integers: x = (codes - zero_points) * scales, but for exact columns.
+
+    Attributes:
+        codes: float32 [M, in], whole numbers in [-128, 127]; 0 in the exact columns.
+        scales: float32, [M, 1] or one for all.
         zero_points: float32 of the shape of `scales`, or None for zero.
+        exact: columns that are not rounded, if there are any.
     """
 
     codes: Tensor
     scales: Tensor
-    zero_points: Tensor | None
+    zero_points: Tensor | None = None
+    exact: ExactColumns | None = None
 
     def dequantize(self) -> Tensor:
-        """Return the inputs in float32."""
+        """Return the inputs [M, in] in float32."""
         codes = self.codes if self.zero_points is None else self.codes - self.zero_points
-        return codes * self.scales
+        inputs = codes * self.scales
+        return inputs if self.exact is None else inputs.index_copy_(1, *self.exact)
+
+    def split(self, rows: int) -> list[Self]:
+        """Return consecutive rows, so many at a time."""
+        if len(self.codes) <= rows:
+            return [self]
+        return [self._rows(slice(i, i + rows)) for i in range(0, len(self.codes), rows)]
+
+    def _rows(self, which: slice) -> Self:
+        own = self.scales.ndim == 2
+        scales, zeros = self.scales, self.zero_points
+        exact = None if self.exact is None else self.exact._replace(inputs=self.exact.inputs[which])
+        return self._replace(
+            codes=self.codes[which],
+            scales=scales[which] if own else scales,
+            zero_points=zeros[which] if own and zeros is not None else zeros,
+            exact=exact,
+        )
 
 
 class IntegerInputs(InputRounding):
     """Inputs on a grid of 8-bit integers, fit for integer products."""
 
     @abstractmethod
-    def codes(self, x: Tensor) -> InputCodes:
-        """Return the integers of inputs [..., in], found in float32 whatever their dtype."""
+    def codes(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of inputs [M, in], found in float32 whatever their dtype."""
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return the inputs as the integer product sees them."""
-        return self.codes(x).dequantize().to(x.dtype)
+        codes = self.codes(x.reshape(-1, x.shape[-1]))
+        return codes.dequantize().to(x.dtype).view_as(x)
 
 
 @dataclass(frozen=True)
@@ -88,11 +121,14 @@ class DynamicPerToken(IntegerInputs):
         zeros = "" if self.symmetric else " with zero points"
         return f"8 bits, a scale for each token{zeros}"
 
-    def codes(self, x: Tensor) -> InputCodes:
-        """Return the integers of inputs [..., in] by the range of each row."""
-        x = x.float()
-        low, high = (bound[..., None] for bound in torch.aminmax(x, dim=-1))
-        return _codes(x, *scale_and_zero(low, high, self.symmetric))
+    def codes(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of inputs by the range of each row."""
+        if self.symmetric:
+            high = x_MI.abs().amax(-1, keepdim=True)
+            low = -high
+        else:
+            low, high = x_MI.amin(-1, keepdim=True), x_MI.amax(-1, keepdim=True)
+        return _codes(x_MI, *scale_and_zero(low, high, self.symmetric))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return nothing."""
@@ -127,10 +163,10 @@ class StaticPerTensor(IntegerInputs):
         zeros = "" if self.zero_point is None else " with a zero point"
         return f"8 bits, one scale for all tokens{zeros}"
 
-    def codes(self, x: Tensor) -> InputCodes:
-        """Return the integers of inputs [..., in]."""
+    def codes(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of inputs."""
         zero = None if self.zero_point is None else self.zero_point.float()
-        return _codes(x.float(), self.scale.float(), zero)
+        return _codes(x_MI, self.scale.float(), zero)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the scale, and the zero point if there is one."""
@@ -151,8 +187,9 @@ def scale_and_zero(low: Tensor, high: Tensor, symmetric: bool) -> tuple[Tensor, 
     return scale, (LOW - low / scale).round().clamp(LOW, HIGH)
 
 
-def _codes(x: Tensor, scale: Tensor, zero: Tensor | None) -> InputCodes:
-    codes = x / scale if zero is None else x / scale + zero
+def _codes(x_MI: Tensor, scale: Tensor, zero: Tensor | None) -> InputCodes:
+    codes = x_MI.to(torch.float32, copy=True).div_(scale)
+    codes = codes if zero is None else codes.add_(zero)
     return InputCodes(codes.round_().clamp_(LOW, HIGH), scale, zero)
 
 

@@ -8,17 +8,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from danlu.nn.linear import LinearLike
+from danlu.quantize.activations import InputRounding
+from danlu.quantize.int8_activations import RoundingOperator, choose_rounding_operator
 from danlu.quantize.operators import Operator, choose_operator, joined
 from danlu.quantize.weight import QuantizedWeight
 
 
 class QuantizedLinear(LinearLike):
-    """x W^T + b with W quantized; differentiable in x, never in W.
+    """x W^T + b with W quantized, and x too where `inputs` says how.
+
+    Differentiable in x, never in W. The rounding of x is passed straight through: the forward pass
+    of training is that of inference, its gradient that of x W^T (arXiv:1308.3432, section 4).
 
     Args:
         weight: the quantized weight.
         bias: [out], or None.
         dtype: of the model, in which `dense_weight` is; default: that of the weight.
+        inputs: how x is rounded before the product; None: not at all.
     """
 
     def __init__(
@@ -26,11 +32,14 @@ class QuantizedLinear(LinearLike):
         weight: QuantizedWeight,
         bias: nn.Parameter | None,
         dtype: torch.dtype | None = None,
+        inputs: InputRounding | None = None,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bits = weight.bits
-        self.operator = choose_operator(weight)
+        self.operator: Operator = (
+            choose_operator(weight) if inputs is None else choose_rounding_operator(weight, inputs)
+        )
         self.bias = bias
         # Follows the model where it is cast; the weight does not.
         self.register_buffer("like", torch.empty(0, dtype=dtype or weight.dtype), persistent=False)
@@ -39,11 +48,17 @@ class QuantizedLinear(LinearLike):
     def forward(self, x: Tensor) -> Tensor:
         """Return the product in the dtype of `x`."""
         if torch.is_grad_enabled() and x.requires_grad:
-            out: Tensor = _Product.apply(x, self.operator)  # type: ignore[no-untyped-call]
+            product = _Product if self.inputs is None else _RoundedProduct
+            out: Tensor = product.apply(x, self.operator)  # type: ignore[no-untyped-call]
         else:
-            rows = x.reshape(-1, x.shape[-1]).contiguous()
-            out = self.operator.multiply(rows).view(*x.shape[:-1], -1)
+            out = _multiplied(x, self.operator)
         return out if self.bias is None else out + self.bias
+
+    @property
+    def inputs(self) -> InputRounding | None:
+        """How inputs are rounded before the product; None: not at all."""
+        operator = self.operator
+        return operator.inputs() if isinstance(operator, RoundingOperator) else None
 
     def quantized(self) -> QuantizedWeight:
         """Return the weight in its few bits."""
@@ -80,3 +95,17 @@ class _Product(torch.autograd.Function):
             start += part.shape[0]
         assert total is not None
         return total.to(grad.dtype), None
+
+
+class _RoundedProduct(_Product):
+    """The product of inference, with the gradient of `_Product`: rounding is passed through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Operator) -> Tensor:
+        ctx.operator = operator
+        return _multiplied(x, operator)
+
+
+def _multiplied(x: Tensor, operator: Operator) -> Tensor:
+    product = operator.multiply(x.reshape(-1, x.shape[-1]).contiguous())
+    return product.view(*x.shape[:-1], product.shape[-1])

@@ -63,7 +63,7 @@ class DequantizeOperator(Operator):
         )
         self._dtypes = {name: tensor.dtype for name, tensor in weight.tensors().items()}
         for name, tensor in weight.tensors().items():
-            self.register_buffer(name, _as_integers(tensor))
+            self.register_buffer(name, as_integers(tensor))
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return x W^T."""
@@ -85,7 +85,7 @@ class Int8RowOperator(Operator):
         super().__init__()
         self._dtype = weight.dtype
         self.register_buffer("codes", weight.codes.contiguous())
-        self.register_buffer("scale_bits", _as_integers(weight.scales.flatten()))
+        self.register_buffer("scale_bits", as_integers(weight.scales.flatten()))
         self.codes: Tensor
         self.scale_bits: Tensor
 
@@ -134,7 +134,7 @@ class Int4GroupOperator(Operator):
         packed = [_packed(codes.to(torch.int32) + 8) for codes in weight.codes.split(rows)]
         self._dtype = weight.dtype
         self.register_buffer("packed", torch.cat(packed))
-        self.register_buffer("scale_bits_GO2", _as_integers(scales_GO2))
+        self.register_buffer("scale_bits_GO2", as_integers(scales_GO2))
         self.group_size = weight.group_size
         self.packed: Tensor
         self.scale_bits_GO2: Tensor
@@ -228,7 +228,7 @@ def joined(products: Sequence[Tensor]) -> Tensor:
     return products[0] if len(products) == 1 else torch.cat(list(products), dim=-1)
 
 
-def _as_integers(tensor: Tensor) -> Tensor:
+def as_integers(tensor: Tensor) -> Tensor:
     """Return floating-point numbers as the integers of the same bits; integers as they are."""
     if not tensor.is_floating_point():
         return tensor
