@@ -96,6 +96,33 @@ class Ranges:
         return self._low_I is None
 
 
+class Halves:
+    """Ranges of both halves of each batch, so that one can judge what was found on the other.
+
+    Attributes:
+        whole: ranges of everything.
+        parts: of the first and of the second half of each batch.
+    """
+
+    def __init__(self, *, joined: bool) -> None:
+        self.whole = Ranges(joined=joined)
+        self.parts = (Ranges(joined=joined), Ranges(joined=joined))
+
+    def hear(self, name: str, x_NI: Tensor) -> None:
+        """Widen the ranges, and keep some inputs."""
+        self.whole.hear(name, x_NI)
+        for part, rows_NI in zip(self.parts, x_NI.tensor_split(2), strict=True):
+            if len(rows_NI):
+                part.hear(name, rows_NI)
+
+    def judges(self) -> list[tuple[Ranges, Ranges]]:
+        """Return ranges to find scales by, each with what judges them: the other half."""
+        first, second = self.parts
+        if first.heard_nothing or second.heard_nothing:
+            return [(self.whole, self.whole)]
+        return [(first, second), (second, first)]
+
+
 class Middle(Listener, Protocol):
     """Finds the middle of each channel."""
 

@@ -1,4 +1,4 @@
-"""What a scale would cost: the error of the layers behind it, rounded to 8 bits."""
+"""What a way to scale would cost: the error of the layers behind it, rounded to 8 bits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from danlu.quantize.activations import DynamicPerToken, InputRounding, StaticPer
 from danlu.quantize.rtn import quantize_rtn
 
 EIGHT_BITS = QuantScheme(bits=8)
+
+Recipe = Callable[[Tensor], Tensor]  # range_I of some text -> scale_I
 RoundedInputs = Callable[[Tensor], InputRounding]  # scale_I -> how inputs divided by it are rounded
 
 
@@ -29,45 +31,32 @@ def static_inputs(low_I: Tensor, high_I: Tensor) -> RoundedInputs:
     return rounding
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A scale, with its cost.
-
-    Attributes:
-        error: sum over the layers of |rounded - exact|^2 / |exact|^2 of their outputs.
-        scale_I: for each channel.
-    """
-
-    error: float
-    scale_I: Tensor
-
-
 class Trial:
-    """Tries scales on a sample of the inputs.
+    """Tries scales that were found by some text on inputs of other text.
 
     Args:
         weights: of the layers behind the scale, float32 [out, in].
         rows: inputs of each of them, float32 [N, in].
-        inputs: how their inputs will be rounded.
+        range_I: size of each channel on the text that scales are found by.
+        inputs: how inputs will be rounded, by that text.
     """
 
     def __init__(
         self,
         weights: Mapping[str, Tensor],
         rows: Mapping[str, Tensor],
+        range_I: Tensor,
         inputs: RoundedInputs,
     ) -> None:
         self._weights = weights
         self._rows = rows
+        self._range_I = range_I
         self._inputs = inputs
-        self._exact = {name: rows[name] @ weight_OI.T for name, weight_OI in weights.items()}
+        self._exact = {name: rows_NI @ weights[name].T for name, rows_NI in rows.items()}
 
-    def best(self, scales: Sequence[Tensor]) -> Choice:
-        """Return the scale with the least error, the first of equal ones."""
-        return min((self.of(scale_I) for scale_I in scales), key=lambda choice: choice.error)
-
-    def of(self, scale_I: Tensor) -> Choice:
-        """Return a scale with its error."""
+    def error(self, recipe: Recipe) -> float:
+        """Return the sum over the layers of |rounded - exact|^2 / |exact|^2 of their outputs."""
+        scale_I = recipe(self._range_I)
         rounding = self._inputs(scale_I)
         total = 0.0
         for name, exact_NO in self._exact.items():
@@ -75,4 +64,18 @@ class Trial:
             found_NO = rounding.rounded(self._rows[name] / scale_I) @ weight_OI.T
             size = float(exact_NO.square().sum())
             total += float((found_NO - exact_NO).square().sum()) / max(size, torch.finfo().tiny)
-        return Choice(total, scale_I)
+        return total
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to scale, with its error."""
+
+    error: float
+    recipe: Recipe
+
+
+def best(trials: Sequence[Trial], recipes: Sequence[Recipe]) -> Choice:
+    """Return the recipe with the least error over all trials, the first of equal ones."""
+    tried = (Choice(sum(trial.error(recipe) for trial in trials), recipe) for recipe in recipes)
+    return min(tried, key=lambda choice: choice.error)
