@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from danlu.calibration.method import LayerInputs
+from danlu.quantize.curvature import SecondMoment
 
 SAMPLE_ROWS = 1024
 
@@ -46,20 +47,20 @@ class Statistics:
         self._sample = RowSample()
         self._sample.add(torch.zeros(0, in_features, device=device))
         self._count = 0
-        self._sum_II = torch.zeros(in_features, in_features, device=device) if moments else None
+        self._moment = SecondMoment(in_features, device) if moments else None
 
     def add(self, x_NI: Tensor) -> None:
         """Take inputs into account."""
         x_NI = x_NI.float()
         self._sample.add(x_NI)
         self._count += len(x_NI)
-        if self._sum_II is not None:
-            self._sum_II.addmm_(x_NI.T, x_NI)
+        if self._moment is not None:
+            self._moment.add(x_NI)
 
     def summary(self) -> LayerInputs:
         """Return what was seen; nobody may add to it afterwards."""
-        moment = None if self._sum_II is None else self._sum_II.div_(max(1, self._count))
-        return LayerInputs(self._sample.rows(), moment, self._count)
+        moment_II = None if self._moment is None else self._moment.mean()
+        return LayerInputs(self._sample.rows(), moment_II, self._count)
 
 
 class Gathering:

@@ -22,41 +22,80 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
         QuantizationError: if the group size does not divide the inputs, or a weight is not finite.
     """
     inputs = weight_OI.shape[1]
-    group = scheme.group_size or -1
-    group = inputs if group == -1 else group
+    group = group_inputs(inputs, scheme.group_size or -1, name)
+    slices = []
+    for rows in weight_OI.split(max(1, SLICE_WEIGHTS // inputs)):
+        check_finite(rows, name)
+        groups_OGg = rows.float().unflatten(1, (-1, group))
+        slices.append(_rounded(groups_OGg, scheme, weight_OI.dtype))
+    return IntegerGrid.stacked(slices)
+
+
+def group_inputs(inputs: int, group_size: int, name: str) -> int:
+    """Return how many inputs share a scale.
+
+    Args:
+        inputs: of the layer.
+        group_size: as a scheme says it, -1 for all of them.
+        name: of the layer, for errors.
+
+    Raises:
+        QuantizationError: if they do not divide the inputs.
+    """
+    group = inputs if group_size == -1 else group_size
     if inputs % group:
         raise QuantizationError(
             f"{name} has {inputs} inputs, which groups of {group} do not divide. "
             "Choose a --group-size that divides them, or -1 for one scale per row."
         )
-    rounded = _symmetric if scheme.symmetric else _asymmetric
-    slices = []
-    for rows in weight_OI.split(max(1, SLICE_WEIGHTS // inputs)):
-        groups_OGg = rows.float().unflatten(1, (-1, group))
-        if not bool(torch.isfinite(groups_OGg).all()):
-            raise QuantizationError(
-                f"{name} holds values that are not finite; check the checkpoint."
-            )
-        slices.append(rounded(groups_OGg, scheme.bits, weight_OI.dtype))
-    return IntegerGrid.stacked(slices)
+    return group
 
 
-def _symmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> IntegerGrid:
-    high = 2 ** (bits - 1) - 1
-    scales_OG = _positive((groups_OGg.abs().amax(-1) / (high + 0.5)).to(dtype))
-    codes = (groups_OGg / scales_OG.float()[..., None]).round_().clamp_(-high - 1, high)
-    return IntegerGrid(codes.to(torch.int8).flatten(1), scales_OG, None, bits)
+def check_finite(weight: Tensor, name: str) -> None:
+    """Raise a `QuantizationError` if a weight is not finite."""
+    if not bool(torch.isfinite(weight).all()):
+        raise QuantizationError(f"{name} holds values that are not finite; check the checkpoint.")
 
 
-def _asymmetric(groups_OGg: Tensor, bits: int, dtype: torch.dtype) -> IntegerGrid:
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    smallest = groups_OGg.amin(-1).clamp(max=0)
-    largest = groups_OGg.amax(-1).clamp(min=0)
-    scales_OG = _positive(((largest - smallest) / (high - low)).to(dtype))
-    zeros_OG = (low - smallest / scales_OG.float()).round_().clamp_(low, high)
-    codes = (groups_OGg / scales_OG.float()[..., None] + zeros_OG[..., None]).round_()
-    codes = codes.clamp_(low, high).to(torch.int8).flatten(1)
-    return IntegerGrid(codes, scales_OG, zeros_OG.to(torch.int8), bits)
+def grid_of(
+    weights: Tensor, dim: int, bits: int, symmetric: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Return the grid that just holds the range of each group.
+
+    Args:
+        weights: float32, each group along `dim`.
+        dim: along which a group lies.
+        bits: of a code.
+        symmetric: no zero points.
+        dtype: of the scales.
+
+    Returns:
+        Scales in `dtype` and zero points (float32, whole numbers of so many bits; None for zero),
+        without `dim`.
+    """
+    low, high = code_range(bits)
+    if symmetric:
+        return _positive((weights.abs().amax(dim) / (high + 0.5)).to(dtype)), None
+    smallest = weights.amin(dim).clamp(max=0)
+    largest = weights.amax(dim).clamp(min=0)
+    scales = _positive(((largest - smallest) / (high - low)).to(dtype))
+    return scales, (low - smallest / scales.float()).round_().clamp_(low, high)
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Return the smallest and the largest code."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _rounded(groups_OGg: Tensor, scheme: QuantScheme, dtype: torch.dtype) -> IntegerGrid:
+    assert scheme.symmetric is not None
+    scales_OG, zeros_OG = grid_of(groups_OGg, -1, scheme.bits, scheme.symmetric, dtype)
+    codes = groups_OGg / scales_OG.float()[..., None]
+    if zeros_OG is not None:
+        codes += zeros_OG[..., None]
+    codes = codes.round_().clamp_(*code_range(scheme.bits)).to(torch.int8).flatten(1)
+    points = None if zeros_OG is None else zeros_OG.to(torch.int8)
+    return IntegerGrid(codes, scales_OG, points, scheme.bits)
 
 
 def _positive(scales: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class GptqScheme(Config):
     group_size: int = Field(128, ge=-1, description="inputs that share a scale, -1 for a whole row")
     symmetric: bool = Field(True, description="no zero points")
     act_order: bool = Field(
-        False, description="round the inputs with the largest activations first (desc_act)"
+        True, description="round the inputs with the largest activations first (desc_act)"
     )
     static_groups: bool = Field(
         True,
@@ -30,7 +30,14 @@ class GptqScheme(Config):
         description="share of the mean curvature added to the diagonal; raised step by step where "
         "that is not enough",
     )
-    block_size: int = Field(128, ge=1, description="inputs between two updates of all that follow")
+
+    @property
+    def summary(self) -> str:
+        """The scheme in words."""
+        spans = "whole rows" if self.group_size == -1 else f"groups of {self.group_size}"
+        order = ", act-order" if self.act_order else ""
+        moving = " with moving groups" if self.act_order and not self.static_groups else ""
+        return f"{self.method}, {self.bits} bits, {spans}{order}{moving}"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -24,15 +24,15 @@ class QuantScheme(Config):
         description="how weights are rounded; rtn: to the nearest integer; nf4, fp4: to the "
         "nearest of 16 numbers, as QLoRA does",
     )
-    bits: Literal[4, 8] = Field(4, description="bits per weight; nf4 and fp4 have 4")
+    bits: Literal[2, 3, 4, 8] = Field(4, description="bits per weight; nf4 and fp4 have 4")
     group_size: int | None = Field(
         None,
-        description="rtn: inputs that share a scale, -1 for a whole row; by default 32 for 4 bits "
-        "and a whole row for 8",
+        description="rtn: inputs that share a scale, -1 for a whole row; by default 32, "
+        "and a whole row for 8 bits",
         ge=-1,
     )
     symmetric: bool | None = Field(
-        None, description="rtn: no zero points; by default true for 8 bits and false for 4"
+        None, description="rtn: no zero points; by default true for 8 bits, else false"
     )
     block_size: int | None = Field(
         None,
