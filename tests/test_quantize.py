@@ -12,13 +12,9 @@ from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder, save_decoder
 from danlu.quantize.bits import pack, unpack
+from danlu.quantize.choosing import choose_operator
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.operators import (
-    DequantizeOperator,
-    Int4GroupOperator,
-    Int8RowOperator,
-    choose_operator,
-)
+from danlu.quantize.operators import DequantizeOperator, Int4GroupOperator, Int8RowOperator
 from danlu.quantize.rtn import quantize_rtn
 
 SCHEMES = [

@@ -212,17 +212,6 @@ class Int4GroupOperator(Operator):
         return IntegerGrid(codes, scales, points if self.has_zeros else None, bits=4)
 
 
-def choose_operator(weight: QuantizedWeight) -> Operator:
-    """Return the fastest operator that fits the weight and the device it is on."""
-    if not isinstance(weight, IntegerGrid) or weight.groups is not None:
-        return DequantizeOperator(weight)
-    if Int8RowOperator.fits(weight):
-        return Int8RowOperator(weight)
-    if Int4GroupOperator.fits(weight):
-        return Int4GroupOperator(weight)
-    return DequantizeOperator(weight)
-
-
 def joined(products: Sequence[Tensor]) -> Tensor:
     """Return the outputs [..., out] of consecutive parts of a weight."""
     return products[0] if len(products) == 1 else torch.cat(list(products), dim=-1)
