@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from danlu.commands.quantize import QuantizeReport, quantize
-from danlu.config.quantize import PRESETS
+from danlu.config.quantize.scheme import PRESETS
 
 
 def row(report: QuantizeReport) -> str:

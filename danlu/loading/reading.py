@@ -1,5 +1,6 @@
 """A path becomes a decoder."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from danlu.loading.building import (
 from danlu.loading.quantized import Layers, Quantization, quantization_of, tell_notes
 from danlu.loading.weight_reader import WeightReader
 from danlu.models.decoder import Decoder
+from danlu.tokenizer.stamp import broken_bounds
 from danlu.weights.files import find_weight_files, stream
 from danlu.weights.memory import freed_blocks_returned
+
+log = logging.getLogger(__name__)
 
 
 def load_decoder(
@@ -56,6 +60,8 @@ def load_decoder(
     """
     folder = resolve(path)
     values = read_model_config(folder)
+    for bound in broken_bounds(folder):
+        log.warning("'%s' was quantized under a bound that it does not keep: %s.", folder, bound)
     decoder = decoder_from_config(values, family_of_folder(folder, values, family))
     scheme = preset(quantize) if isinstance(quantize, str) else quantize
     quantization = _quantization(folder, values, scheme)

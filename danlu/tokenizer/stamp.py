@@ -12,6 +12,7 @@ from danlu.files import parse_json, write_json
 from danlu.tokenizer.base import Tokenizer
 
 STAMP = "danlu.json"
+BROKEN_BOUNDS = "broken_bounds"  # of a quantization that cost more than it was allowed to
 
 
 def write_stamp(
@@ -69,6 +70,16 @@ def read_stamp(folder: Path) -> dict[str, Any]:
             "remove it to go without its checks."
         )
     return stamp
+
+
+def broken_bounds(folder: Path) -> list[str]:
+    """Return the bounds that the weights in a folder do not keep, as their stamp says it.
+
+    Raises:
+        CheckpointError: if the stamp cannot be read.
+    """
+    listed = read_stamp(folder).get(BROKEN_BOUNDS)
+    return [str(bound) for bound in listed] if isinstance(listed, list) else []
 
 
 def add_to_stamp(folder: Path, **facts: Any) -> None:
