@@ -8,8 +8,8 @@ from pathlib import Path
 from danlu.commands.data.inspect.checks import Finding, findings
 from danlu.commands.data.inspect.embedding import untrained_tokens
 from danlu.commands.data.inspect.plan import Plan
-from danlu.commands.data.inspect.reading import read_examples
 from danlu.commands.data.inspect.views import Rendering, RowView
+from danlu.data.any_source import read_examples
 from danlu.errors import CheckpointError, bullet_list
 from danlu.hub import resolve
 from danlu.loading import load_tokenizer

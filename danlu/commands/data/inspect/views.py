@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from danlu.data.any_source import Example
 from danlu.data.examples import Conversation, Document, LabelledAnswer, Message, PreferencePair
 from danlu.errors import DanluError
 from danlu.tokenizer import Rendered, Tokenizer
@@ -16,7 +17,6 @@ from danlu.tokenizer.chat.training import (
     render_training,
 )
 
-Example = Conversation | PreferencePair | LabelledAnswer | Document
 TEXT = "text"  # the role of the tokens of a plain text
 SAME_PLACE = "\u00b7"  # shown for a token whose character the token before it shows
 

@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.commands.data.inspect.views import Example
 from danlu.config.data import DataSource
 from danlu.data.conversations import read_conversations, read_labelled, read_preferences
-from danlu.data.examples import Conversation, LabelledAnswer, PreferencePair
+from danlu.data.examples import Conversation, Document, LabelledAnswer, PreferencePair
 from danlu.data.reading.opening import Content, content_of
 from danlu.data.reading.problems import Problems
 from danlu.data.reading.rows import names_rows, source_rows
+from danlu.data.shaping.shape import Example as RowExample
 from danlu.data.shaping.shape import keys_of_rows, shapes
 from danlu.data.sources import TEXT, read_corpus
+
+Example = Conversation | PreferencePair | LabelledAnswer | Document
 
 READERS: dict[Any, Any] = {
     Conversation: read_conversations,
@@ -21,12 +23,12 @@ READERS: dict[Any, Any] = {
 }
 
 
-def read_examples(source: DataSource, dropped: list[str]) -> Iterator[Example]:
+def read_examples(source: DataSource, dropped: list[str] | None) -> Iterator[Example]:
     """Yield what is in a source: conversations, preference pairs, labelled answers or texts.
 
     Args:
         source: what to read.
-        dropped: gets each row that is none of them, as ``file:line: why``.
+        dropped: gets each row that is none of them, as ``file:line: why``; None: it is an error.
 
     Raises:
         DataError: if there is nothing to read.
@@ -38,7 +40,7 @@ def read_examples(source: DataSource, dropped: list[str]) -> Iterator[Example]:
         yield from READERS[gives](source, dropped)
 
 
-def kind_of(source: DataSource) -> type[Example] | None:
+def kind_of(source: DataSource) -> type[RowExample] | None:
     """Return what the rows of a source become, None for plain texts."""
     if source.format == TEXT:
         return None
