@@ -36,7 +36,7 @@ class Generator:
         prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self.decoder = decoder
-        self._budget_tokens = max(1, kv_cache_bytes // kv_bytes_per_token(decoder))
+        self._budget_tokens = max(1, kv_cache_bytes // decoder.cache_token_bytes())
         self._prefill_tokens = prefill_tokens
 
     def run(
@@ -119,9 +119,3 @@ def _append(rows: Sequence[GenerationSequence], sampled: Sampled) -> list[int]:
         if not sequence.append(token):
             kept.append(row)
     return kept
-
-
-def kv_bytes_per_token(decoder: Decoder) -> int:
-    """Bytes that the keys and values of one token take in all layers."""
-    numbers = sum(shape.numbers for shape in decoder.kv_shapes())
-    return numbers * decoder.dtype.itemsize

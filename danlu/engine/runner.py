@@ -49,7 +49,9 @@ class StaticBatch:
         self._real_BS = None if real_BT is None else _with_room(real_BT, taken, slots)
         self._rule = in_front.rule(decoder.config.sequence_rule)
         self._numbering = self._rule.number(self._tokens_BT, real_BT)
-        self._cache = KVCache(decoder.kv_shapes(), len(prompts), slots, decoder.dtype, device)
+        self._cache = KVCache(
+            decoder.kv_shapes(), len(prompts), slots, decoder.dtype, device, decoder.keeping
+        )
         in_front.fill(self._cache)
 
     @torch.inference_mode()

@@ -13,14 +13,16 @@ from danlu.models.block import DecoderBlock
 from danlu.models.config import DecoderConfig, no_norm
 from danlu.models.published import Published
 from danlu.nn.attention import AttentionContext, AttentionLayer
+from danlu.nn.cache_rounding import CacheRounding
 from danlu.nn.embedding import LearnedPositions, TokenEmbedding
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.norms import LayerNorm, RMSNorm
 from danlu.nn.packing import PackedContext
 from danlu.nn.prefix import NOTHING, InFront, Prefix
+from danlu.nn.rounded_rule import rounded_rule
 from danlu.nn.scaling import ScalingGroup
 from danlu.nn.sequence import SequenceRule
-from danlu.nn.stores import KVShape
+from danlu.nn.stores import PLAIN, Keeping, KVShape
 
 ROLES = {
     "q_proj": "column",
@@ -115,12 +117,14 @@ class Decoder(nn.Module):
         lm_head: the output projection.
         prefix: trained keys and values in front of every text, or None.
         published: how its checkpoint was written, so that saving gives back the same.
+        kv_cache: how keys and values are rounded, by whatever attends to them; None: not at all.
         prepared_for_inference: layers are fused and packed; it can neither be trained nor saved.
         adapters: what `danlu.adapters` put on it, by name; the base alone has none.
         unmerged: what it was before adapters were merged reversibly, or None.
     """
 
     published: Published | None = None
+    kv_cache: CacheRounding | None = None
     prepared_for_inference: bool = False
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -183,7 +187,10 @@ class Decoder(nn.Module):
 
     def sequence_rule(self) -> SequenceRule:
         """Return how texts are numbered and who sees whom: the family's rule, behind the prefix."""
-        return self.in_front().rule(self.config.sequence_rule)
+        in_front, rule = self.in_front(), self.config.sequence_rule
+        if self.kv_cache is None:
+            return in_front.rule(rule)
+        return rounded_rule(rule, in_front, self.kv_cache)
 
     def run_virtual(self, embedded_PD: Tensor, attn: AttentionContext) -> None:
         """Run a text of virtual tokens, given by their embeddings, for what `attn` gets of it."""
@@ -242,6 +249,20 @@ class Decoder(nn.Module):
     def kv_shapes(self) -> list[KVShape]:
         """Return `kv_shape` of every layer."""
         return [self.kv_shape(i) for i in range(self.config.num_layers)]
+
+    @property
+    def keeping(self) -> Keeping:
+        """How a cache keeps keys and values."""
+        return PLAIN if self.kv_cache is None else self.kv_cache
+
+    def cache_token_bytes(self, dtype: torch.dtype | None = None) -> int:
+        """Return the bytes that a cache keeps per token, of all layers.
+
+        Args:
+            dtype: that plain keys and values are kept in; None: the decoder's own.
+        """
+        kept = dtype or self.dtype
+        return sum(self.keeping.token_bytes(shape, kept) for shape in self.kv_shapes())
 
     def linear_roles(self) -> dict[str, str]:
         """Return the role (column, row, vocab, replicated) of every linear layer by its name."""
