@@ -1,7 +1,6 @@
 """bitsandbytes checkpoints: NF4, FP4, double quantization, LLM.int8()."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -65,12 +64,6 @@ def test_int8_rows_keep_every_bit_of_their_scales() -> None:
     again = FORMAT.decode(FORMAT.encode(weight, {}), {})
     assert isinstance(again, IntegerGrid)
     assert torch.equal(again.scales, weight.scales)
-
-
-def test_rounding_of_activations_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        load_decoder(case("bnb-int8"))
-    assert "rounds activations too; here they stay as they are" in caplog.text
 
 
 def spoiled(folder: Path, **changes: torch.Tensor | None) -> str:

@@ -13,7 +13,8 @@ from danlu.errors import QuantizationError
 from danlu.loading.building import read_json
 from danlu.models.decoder import Decoder
 from danlu.nn.linear import Linear
-from danlu.quantize.format import Part, QuantFormat, find_format
+from danlu.quantize.activations import InputRounding
+from danlu.quantize.format import InputFormat, Part, QuantFormat, find_format
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Entry
@@ -62,6 +63,12 @@ class Quantization:
     def decode(self, parts: Mapping[str, Tensor]) -> QuantizedWeight:
         """Return the weight that the parts of one layer hold."""
         return self.format.decode(parts, self.config)
+
+    def inputs(self, module: str, parts: Mapping[str, Tensor]) -> InputRounding | None:
+        """Return how the inputs of one layer are rounded; None: not at all."""
+        if not isinstance(self.format, InputFormat):
+            return None
+        return self.format.inputs(module, parts, self.config)
 
     def ignores(self, name: str) -> bool:
         """Return whether a tensor is none of the model's."""
@@ -151,7 +158,8 @@ def _taken(weight: QuantizedWeight, rows: Tensor) -> QuantizedWeight:
 def dequantize(decoder: Decoder) -> list[str]:
     """Replace every quantized layer by a dense one of the same numbers; return their names.
 
-    What is saved then is dense. A tied head that was quantized is a matrix of its own from then on;
+    What is saved then is dense. Inputs that were rounded stay as they are from then on, so that
+    answers are those of the weights alone. A tied head that was quantized is a matrix of its own;
     one that normalises its rows normalises the rounded ones.
     """
     layers = {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}

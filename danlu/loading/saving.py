@@ -75,7 +75,7 @@ def _published_tensors(
         stored = stored_name(name, published)
         module = stored.removesuffix(".weight")
         if written is not None and stored != module and module in written.weights:
-            parts = written.format.encode(written.weights[module], written.config)
+            parts = written.parts(module)
             tensors |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
         elif entry.ours == (HEAD,) and HEAD not in state:
             if published.stores_tied_head:

@@ -16,6 +16,7 @@ from danlu.models.decoder import Decoder
 from danlu.models.published import Published
 from danlu.nn.embedding import StoredEmbedding
 from danlu.nn.linear import Linear
+from danlu.quantize.activations import InputRounding
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.rounding import quantize_weight
@@ -186,6 +187,7 @@ class WeightReader:
         self.dtypes[entry.published] = self.dtype
         try:
             weight = self.quantization.decode(parts)
+            inputs = self.quantization.inputs(module, parts)
         except QuantizationError as error:
             self.problems.append(f"{module} {error}.")
             return
@@ -197,23 +199,30 @@ class WeightReader:
             )
             return
         self.quantized[module] = weight.dtype
-        self._put_quantized(entry, weight)
+        self._put_quantized(entry, weight, inputs)
 
-    def _put_quantized(self, entry: Entry, weight: QuantizedWeight) -> None:
+    def _put_quantized(
+        self, entry: Entry, weight: QuantizedWeight, inputs: InputRounding | None = None
+    ) -> None:
         for ours, part in zip(entry.ours, rows_of(entry, weight), strict=True):
             owner = ours.removesuffix(".weight")
             bias = getattr(self.decoder.get_submodule(owner), "bias", None)
-            self.decoder.replace_linear(owner, self._quantized_linear(part, bias))
+            self.decoder.replace_linear(owner, self._quantized_linear(part, bias, inputs))
 
     def _quantized_linear(
-        self, weight: QuantizedWeight, bias: nn.Parameter | None
+        self,
+        weight: QuantizedWeight,
+        bias: nn.Parameter | None,
+        inputs: InputRounding | None = None,
     ) -> QuantizedLinear:
         if isinstance(weight, IntegerGrid):
-            # Kernels want scales in the dtype they compute in; elsewhere no bit of them is lost.
+            # Weight-only kernels want scales in the dtype they compute in; elsewhere no bit of them
+            # is lost.
             exact = torch.promote_types(weight.dtype, self.dtype)
-            weight = weight.to(self.dtype if self.for_inference else exact)
-        on_device = weight.with_tensors({n: t.to(self.device) for n, t in weight.tensors().items()})
-        return QuantizedLinear(on_device, bias, self.dtype)
+            weight = weight.to(self.dtype if self.for_inference and inputs is None else exact)
+        there = weight.with_tensors(moved(weight.tensors(), self.device))
+        rounding = inputs and inputs.with_tensors(moved(inputs.tensors(), self.device))
+        return QuantizedLinear(there, bias, self.dtype, rounding)
 
     def _is_tied_head(self, entry: Entry) -> bool:
         return self.decoder.config.tie_word_embeddings and entry.ours == (HEAD,)
@@ -248,6 +257,11 @@ class WeightReader:
             quantized=self.quantized,
             folder=self.folder,
         )
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return tensors on a device."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _shape(shape: Size) -> str:

@@ -1,14 +1,23 @@
 """How the quantized layers of a decoder are written: in which format, under which config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from danlu.errors import QuantizationError
 from danlu.loading.layout import published_layout, stored_name
 from danlu.loading.quantized import joined_rows
 from danlu.models.decoder import Decoder
-from danlu.quantize.format import QuantFormat, WrittenFormat, find_format, format_named
+from danlu.quantize.activations import InputRounding
+from danlu.quantize.format import (
+    InputFormat,
+    QuantFormat,
+    WrittenFormat,
+    find_format,
+    format_named,
+)
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Entry
@@ -23,13 +32,22 @@ class Written:
 
     Attributes:
         weights: by stored module name.
+        inputs: how layers round their inputs, of those that do.
         format: of their tensors.
         config: the `quantization_config`.
     """
 
     weights: Mapping[str, QuantizedWeight]
+    inputs: Mapping[str, InputRounding]
     format: QuantFormat
     config: Mapping[str, Any]
+
+    def parts(self, module: str) -> dict[str, Tensor]:
+        """Return the tensors of one layer by the names of its parts."""
+        parts = self.format.encode(self.weights[module], self.config)
+        if isinstance(self.format, InputFormat):
+            parts |= self.format.encode_inputs(self.inputs.get(module))
+        return parts
 
     def files(self) -> dict[str, dict[str, Any]]:
         """Return JSON files that tools look for beside config.json, by name."""
@@ -46,31 +64,39 @@ def written_quantization(decoder: Decoder, name: str | None = None) -> Written |
     Raises:
         QuantizationError: if a published tensor is quantized in part, or no format holds all.
     """
-    weights, plain = _layers(decoder)
-    if not weights:
+    layers = _layers(decoder)
+    if not layers.weights:
         return None
     if name is not None:
-        return _in_format(name, weights, plain)
-    as_read = _as_read(decoder, weights)
-    return as_read or _in_first(weights, plain)
+        return _in_format(name, layers)
+    return _as_read(decoder, layers) or _in_first(layers)
 
 
-def _layers(decoder: Decoder) -> tuple[dict[str, QuantizedWeight], list[str]]:
-    """Return quantized weights by stored module name, and the other linear modules."""
+class _Layers(NamedTuple):
+    """Quantized weights and roundings by stored module name, and the other linear modules."""
+
+    weights: dict[str, QuantizedWeight]
+    inputs: dict[str, InputRounding]
+    plain: list[str]
+
+
+def _layers(decoder: Decoder) -> _Layers:
     published = decoder.published
     assert published is not None
     layers = {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}
     roles = decoder.linear_roles()
-    weights: dict[str, QuantizedWeight] = {}
-    plain = []
+    found = _Layers({}, {}, [])
     for name, entry in published_layout(decoder).entries.items():
         owners = [ours.removesuffix(".weight") for ours in entry.ours]
         module = stored_name(name, published).removesuffix(".weight")
         if any(owner in layers for owner in owners):
-            weights[module] = _joined(entry, [layers.get(owner) for owner in owners])
+            parts = [layers.get(owner) for owner in owners]
+            found.weights[module] = _joined(entry, parts)
+            inputs = _joined_inputs(entry, parts)
+            found.inputs.update({module: inputs} if inputs is not None else {})
         elif owners[0] in roles and name.endswith(".weight"):
-            plain.append(module)
-    return weights, plain
+            found.plain.append(module)
+    return found
 
 
 def _joined(entry: Entry, layers: list[QuantizedLinear | None]) -> QuantizedWeight:
@@ -89,34 +115,64 @@ def _joined(entry: Entry, layers: list[QuantizedLinear | None]) -> QuantizedWeig
     )
 
 
-def _as_read(decoder: Decoder, weights: Mapping[str, QuantizedWeight]) -> Written | None:
+def _joined_inputs(entry: Entry, layers: list[QuantizedLinear | None]) -> InputRounding | None:
+    """Return how the inputs of one published tensor are rounded, which our layers agree on."""
+    inputs = [None if layer is None else layer.inputs for layer in layers]
+    first = inputs[0]
+    if not all(other is None if first is None else first.same_as(other) for other in inputs):
+        raise QuantizationError(
+            f"{entry.published} holds {', '.join(entry.ours)}, whose inputs are rounded each in "
+            "its own way; expected one, since they get one input. Quantize them with one scheme."
+        )
+    return first
+
+
+def _as_read(decoder: Decoder, layers: _Layers) -> Written | None:
     """Return the form a checkpoint was read in, if what was quantized is what is quantized now."""
     published = decoder.published
     assert published is not None
-    if published.quantization is None or published.quantized.keys() != weights.keys():
+    if published.quantization is None or published.quantized.keys() != layers.weights.keys():
         return None
-    read = find_format(published.quantization)
-    weights = {module: w.to(published.quantized[module]) for module, w in weights.items()}
-    if not all(read.fits(weight, published.quantization) for weight in weights.values()):
+    config, read = published.quantization, find_format(published.quantization)
+    weights = {module: w.to(published.quantized[module]) for module, w in layers.weights.items()}
+    if not all(read.fits(weight, config) for weight in weights.values()):
         return None
-    return Written(weights, read, read.kept(published.quantization))
+    if not all(_inputs_fit(module, layers.inputs, read, config) for module in weights):
+        return None
+    return Written(weights, layers.inputs, read, read.kept(config))
 
 
-def _in_first(weights: Mapping[str, QuantizedWeight], plain: Sequence[str]) -> Written:
+def _inputs_fit(
+    module: str, inputs: Mapping[str, InputRounding], form: QuantFormat, config: Mapping[str, Any]
+) -> bool:
+    if isinstance(form, InputFormat):
+        return form.fits_inputs(module, inputs.get(module), config)
+    return module not in inputs
+
+
+def _in_first(layers: _Layers) -> Written:
     reasons = []
     for name in FORMATS:
         try:
-            return _in_format(name, weights, plain)
+            return _in_format(name, layers)
         except QuantizationError as error:
             reasons.append(f"{name}: {error}")
     raise QuantizationError("No format holds all quantized layers.\n  " + "\n  ".join(reasons))
 
 
-def _in_format(name: str, weights: Mapping[str, QuantizedWeight], plain: Sequence[str]) -> Written:
+def _in_format(name: str, layers: _Layers) -> Written:
     """Return the layers in one format; raise a `QuantizationError` if it does not hold them."""
     chosen = format_named(name)
-    config = chosen.config(weights, plain, name)
-    wrong = [module for module, weight in weights.items() if not chosen.fits(weight, config)]
+    if not layers.inputs:
+        config = chosen.config(layers.weights, layers.plain, name)
+    elif isinstance(chosen, InputFormat):
+        config = chosen.config_with_inputs(*layers)
+    else:
+        raise QuantizationError(
+            f"{name} holds weights alone, and {len(layers.inputs)} layers round their inputs too. "
+            "Expected compressed-tensors, or bitsandbytes for LLM.int8()."
+        )
+    wrong = [module for module, w in layers.weights.items() if not chosen.fits(w, config)]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise QuantizationError(
@@ -124,4 +180,4 @@ def _in_format(name: str, weights: Mapping[str, QuantizedWeight], plain: Sequenc
             "numbers. Choose another format, or make the layers dense with "
             "danlu.loading.dequantize(decoder), then save."
         )
-    return Written(weights, chosen, config)
+    return Written(layers.weights, layers.inputs, chosen, config)

@@ -40,6 +40,13 @@ class InputRounding(ABC):
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return the rounding of other tensors (elsewhere, or changed)."""
 
+    def same_as(self, other: "InputRounding | None") -> bool:
+        """Return whether another rounding gives the same numbers for all inputs."""
+        if type(other) is not type(self) or other.summary != self.summary:
+            return False
+        mine, theirs = self.tensors(), other.tensors()
+        return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
 
 class ExactColumns(NamedTuple):
     """Columns of inputs [M, in] that are not rounded.

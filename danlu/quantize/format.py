@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from danlu.errors import QuantizationError, did_you_mean
+from danlu.quantize.activations import InputRounding
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
@@ -109,6 +110,45 @@ class WrittenFormat(QuantFormat, Protocol):
 
     def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return JSON files that tools look for beside config.json, by name."""
+
+
+@runtime_checkable
+class InputFormat(WrittenFormat, Protocol):
+    """A format that tells how layers round their inputs; of the others none does."""
+
+    def inputs(
+        self, module: str, parts: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> InputRounding | None:
+        """Return how the inputs of one layer are rounded; None: not at all.
+
+        Args:
+            module: published name of the layer.
+            parts: its tensors.
+            config: of the checkpoint.
+
+        Raises:
+            QuantizationError: if a part is missing or is not what it should be.
+        """
+
+    def fits_inputs(
+        self, module: str, inputs: InputRounding | None, config: Mapping[str, Any]
+    ) -> bool:
+        """Return whether the config tells of this rounding for a layer."""
+
+    def encode_inputs(self, inputs: InputRounding | None) -> dict[str, Tensor]:
+        """Return the parts of one layer that hold its rounding."""
+
+    def config_with_inputs(
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        inputs: Mapping[str, InputRounding],
+        unquantized: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the `quantization_config` of a model, some layers of which round their inputs.
+
+        Raises:
+            QuantizationError: if one config cannot describe all of them.
+        """
 
 
 @cache

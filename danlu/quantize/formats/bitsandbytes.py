@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from danlu.errors import QuantizationError
+from danlu.quantize.activations import InputRounding
 from danlu.quantize.codebook import (
     BlockScales,
     CodeBookWeight,
@@ -28,6 +29,7 @@ from danlu.quantize.codebook import (
 )
 from danlu.quantize.format import Part, refuse, require
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.outliers import OutlierColumns
 from danlu.quantize.stated import bits_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
@@ -36,6 +38,7 @@ STATE = "weight.quant_state.bitsandbytes__"
 INT8_PARTS = ("weight", "SCB", "weight_format")
 ROW_MAJOR = 0  # of weight_format; the others were kept for one kernel
 INT8_STEPS = 127
+THRESHOLD = 6.0  # where a config tells none
 FOUR_BIT_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 
 
@@ -67,10 +70,8 @@ class BitsAndBytes:
         return f"bitsandbytes {config.get('bnb_4bit_quant_type', 'fp4')}, 4 bits{double}"
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
-        """Return that activations stay as they are."""
-        if not config.get("load_in_8bit"):
-            return []
-        return ["LLM.int8() rounds activations too; here they stay as they are"]
+        """Return nothing: all that is quantized is read."""
+        return []
 
     def disagreements(
         self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
@@ -113,6 +114,23 @@ class BitsAndBytes:
         parts["weight"] = parts["weight"].flatten().view(getattr(torch, storage))[:, None]
         return parts
 
+    def inputs(
+        self, module: str, parts: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> InputRounding | None:
+        """Return that int8 rows round their inputs, but for outliers."""
+        return OutlierColumns(_threshold(config)) if "SCB" in parts else None
+
+    def fits_inputs(
+        self, module: str, inputs: InputRounding | None, config: Mapping[str, Any]
+    ) -> bool:
+        """Return whether the inputs are rounded as the config tells."""
+        told = OutlierColumns(_threshold(config)) if config.get("load_in_8bit") else None
+        return inputs is None if told is None else told.same_as(inputs)
+
+    def encode_inputs(self, inputs: InputRounding | None) -> dict[str, Tensor]:
+        """Return nothing: the config holds the threshold."""
+        return {}
+
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
         return dict(config)
@@ -124,34 +142,73 @@ class BitsAndBytes:
         name: str | None = None,
     ) -> dict[str, Any]:
         """Return the `quantization_config`: one for all layers."""
-        books = [weight for weight in weights.values() if isinstance(weight, CodeBookWeight)]
-        kinds = {(book.name, isinstance(book.scales, DoubleScales)) for book in books}
-        if len(books) < len(weights) or len(kinds) != 1:
-            raise QuantizationError(
-                "bitsandbytes has one kind of 4-bit weights for a whole model; expected all layers "
-                "in one of nf4 and fp4, with or without double quantization."
-            )
-        (book_name, double), dtypes = kinds.pop(), {book.dtype for book in books}
-        compute = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return self.config_with_inputs(weights, {}, unquantized)
+
+    def config_with_inputs(
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        inputs: Mapping[str, InputRounding],
+        unquantized: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the `quantization_config`: LLM.int8() with one threshold, or one code book."""
+        kind = _int8_config(weights, inputs) if inputs else _book_config(weights)
         return {
             "quant_method": "bitsandbytes",
-            "_load_in_4bit": True,
-            "_load_in_8bit": False,
-            "load_in_4bit": True,
-            "load_in_8bit": False,
-            "bnb_4bit_compute_dtype": str(compute).removeprefix("torch."),
+            "bnb_4bit_compute_dtype": "float32",
             "bnb_4bit_quant_storage": "uint8",
-            "bnb_4bit_quant_type": book_name,
-            "bnb_4bit_use_double_quant": double,
+            "bnb_4bit_quant_type": "fp4",
+            "bnb_4bit_use_double_quant": False,
             "llm_int8_enable_fp32_cpu_offload": False,
             "llm_int8_has_fp16_weight": False,
             "llm_int8_skip_modules": list(unquantized),
-            "llm_int8_threshold": 6.0,
+            "llm_int8_threshold": THRESHOLD,
+            **kind,
         }
 
     def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return nothing: tools read config.json."""
         return {}
+
+
+def _threshold(config: Mapping[str, Any]) -> float:
+    return float(config.get("llm_int8_threshold", THRESHOLD))
+
+
+def _loaded_in(bits: int) -> dict[str, bool]:
+    keys = ("_load_in_{}bit", "load_in_{}bit")
+    return {key.format(some): some == bits for key in keys for some in (4, 8)}
+
+
+def _int8_config(
+    weights: Mapping[str, QuantizedWeight], inputs: Mapping[str, InputRounding]
+) -> dict[str, Any]:
+    found = [inputs.get(name) for name in weights]
+    thresholds = {one.threshold if isinstance(one, OutlierColumns) else None for one in found}
+    in_rows = all(isinstance(weight, IntegerGrid) for weight in weights.values())
+    if not in_rows or len(thresholds) != 1 or None in thresholds:
+        raise QuantizationError(
+            "bitsandbytes rounds the inputs of all layers with one threshold, or of none; expected "
+            "the scheme llm_int8 for the whole model."
+        )
+    return {**_loaded_in(8), "llm_int8_threshold": thresholds.pop()}
+
+
+def _book_config(weights: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
+    books = [weight for weight in weights.values() if isinstance(weight, CodeBookWeight)]
+    kinds = {(book.name, isinstance(book.scales, DoubleScales)) for book in books}
+    if len(books) < len(weights) or len(kinds) != 1:
+        raise QuantizationError(
+            "bitsandbytes has one kind of 4-bit weights for a whole model; expected all layers "
+            "in one of nf4 and fp4, with or without double quantization."
+        )
+    (name, double), dtypes = kinds.pop(), {book.dtype for book in books}
+    compute = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    return {
+        **_loaded_in(4),
+        "bnb_4bit_compute_dtype": str(compute).removeprefix("torch."),
+        "bnb_4bit_quant_type": name,
+        "bnb_4bit_use_double_quant": double,
+    }
 
 
 def _decode_blocks(parts: Mapping[str, Tensor]) -> CodeBookWeight:

@@ -5,27 +5,39 @@ X.weight_packed int32 [out, in / (32 // bits)] along the inputs, lowest bits fir
 2^(bits-1); X.weight_scale [out, G]; X.weight_shape int64 [2]; asymmetric also X.weight_zero_point
 int32 [out / (32 // bits), G], packed along the outputs; X.weight_g_idx int32 [in], the group of
 each input, where columns were quantized by activation. Not packed (W8A8): X.weight int8 [out, in],
-X.weight_scale, X.weight_zero_point int8 [out, G].
+X.weight_scale, X.weight_zero_point int8 [out, G]; where inputs are rounded on one scale also
+X.input_scale [1] and X.input_zero_point int8 [1].
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danlu.errors import QuantizationError
+from danlu.quantize.activations import InputRounding
 from danlu.quantize.bits import WORD_BITS, pack, unpack
+from danlu.quantize.compressed_groups import (
+    activation_problems,
+    groups_with_weights,
+    inputs_fit,
+    read_inputs,
+    written_inputs,
+)
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
 VERSION = "0.19.0"
+MIXED = "mixed-precision"  # the groups tell
+PLAIN_BITS = 8
 PACKED, PLAIN = "pack-quantized", ("int-quantized", "naive-quantized")
 STRATEGIES = ("channel", "group", "tensor")
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
-ACTIVATIONS = "activations are not quantized here"
+INPUTS = {"scale": "input_scale", "zero_point": "input_zero_point"}
+OUTPUTS = "what leaves a layer is not quantized here"
 CACHE = "keys and values are not quantized here"
 
 
@@ -34,8 +46,7 @@ class CompressedTensors:
 
     names: Sequence[str] = ("compressed-tensors",)
     ignored: Sequence[Ignore] = (
-        *(Ignore(f".{end}", ACTIVATIONS) for end in ("input_scale", "input_zero_point")),
-        *(Ignore(f".{end}", ACTIVATIONS) for end in ("output_scale", "output_zero_point")),
+        *(Ignore(f".{end}", OUTPUTS) for end in ("output_scale", "output_zero_point")),
         *(Ignore(f".{end}", CACHE) for end in ("q_scale", "k_scale", "v_scale")),
         *(Ignore(f".{end}", CACHE) for end in ("k_zero_point", "v_zero_point")),
     )
@@ -46,7 +57,7 @@ class CompressedTensors:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Check every group of layers, and what else changes weights."""
-        groups = _groups(config)
+        groups = groups_with_weights(config)
         problems = [problem for group in groups for problem in _problems(group, config)]
         if (config.get("sparsity_config") or {}).get("format") not in (None, "dense"):
             problems.append("sparse weights")
@@ -54,12 +65,15 @@ class CompressedTensors:
             problems.append("rotations at run time (transform_config)")
         if not groups:
             problems.append("no config_groups with weights")
-        expected = "integers of 2 to 8 bits, per tensor, channel or group"
+        expected = (
+            "integers of 2 to 8 bits, per tensor, channel or group; activations in 8 bits, dynamic "
+            "per token or static per tensor"
+        )
         refuse("compressed-tensors", problems, expected)
 
     def summary(self, config: Mapping[str, Any]) -> str:
         """Return what each group of layers has, and the cache."""
-        told = [_group_summary(group) for group in _groups(config)]
+        told = [_group_summary(group) for group in groups_with_weights(config)]
         cache = config.get("kv_cache_scheme") or {}
         told += [f"cache in {cache['num_bits']} bits"] if cache.get("num_bits") else []
         return f"compressed-tensors, {'; '.join(dict.fromkeys(told))}"
@@ -71,11 +85,10 @@ class CompressedTensors:
         return []
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
-        """Return that activations and cache stay as they are."""
-        keys = ("input_activations", "output_activations")
-        activations = any(group.get(key) for group in _groups(config) for key in keys)
+        """Return that outputs of layers and the cache stay as they are."""
+        outputs = any(group.get("output_activations") for group in groups_with_weights(config))
         cache = config.get("kv_cache_scheme")
-        return [ACTIVATIONS] * activations + [CACHE] * bool(cache)
+        return [OUTPUTS] * outputs + [CACHE] * bool(cache)
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return the parts of quantized layers."""
@@ -84,7 +97,9 @@ class CompressedTensors:
         for module in {part.module for part in found.values()} - packed:
             if f"{module}.weight" in names:
                 found[f"{module}.weight"] = Part(module, "weight")
-        return found
+        modules = {part.module for part in found.values()}
+        inputs = parts_with(names, INPUTS.values())
+        return found | {name: part for name, part in inputs.items() if part.module in modules}
 
     def decode(self, parts: Mapping[str, Tensor], config: Mapping[str, Any]) -> IntegerGrid:
         """Return the weight of one layer."""
@@ -110,20 +125,14 @@ class CompressedTensors:
         return IntegerGrid(codes, scales, points, bits, groups)
 
     def fits(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> bool:
-        """Return whether the weight is on a grid as all groups of the config tell."""
-        if not isinstance(weight, IntegerGrid):
-            return False
-        kinds = {_format(group, config) == PACKED for group in _groups(config)}
-        asymmetric = {not group["weights"]["symmetric"] for group in _groups(config)}
-        strategies = {group["weights"]["strategy"] for group in _groups(config)}
-        told = (weight.zero_points is not None) in asymmetric and "tensor" not in strategies
-        return told and len(kinds) == 1 and len(asymmetric) == 1
+        """Return whether the weight is on a grid as a group of the config tells."""
+        return isinstance(weight, IntegerGrid) and bool(_forms(weight, config))
 
     def encode(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors of one layer."""
         assert isinstance(weight, IntegerGrid)
         points = weight.zero_points
-        if any(_format(group, config) != PACKED for group in _groups(config)):
+        if _forms(weight, config) - {PACKED}:
             parts = {"weight": weight.codes, "weight_scale": weight.scales.contiguous()}
             return parts if points is None else {**parts, "weight_zero_point": points}
         parts = {
@@ -137,10 +146,27 @@ class CompressedTensors:
             parts["weight_g_idx"] = weight.groups.to(torch.int32)
         return parts
 
+    def inputs(
+        self, module: str, parts: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> InputRounding | None:
+        """Return how the inputs of one layer are rounded."""
+        return read_inputs(module, parts, config)
+
+    def fits_inputs(
+        self, module: str, inputs: InputRounding | None, config: Mapping[str, Any]
+    ) -> bool:
+        """Return whether the group of a layer tells of this rounding."""
+        return inputs_fit(module, inputs, config)
+
+    def encode_inputs(self, inputs: InputRounding | None) -> dict[str, Tensor]:
+        """Return scale and zero point, where they are not found as inputs come."""
+        tensors = {} if inputs is None else inputs.tensors()
+        return {INPUTS[name]: tensor for name, tensor in tensors.items()}
+
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the config without what is not kept: scales of the cache and of activations."""
+        """Return the config without what is not kept: scales of the cache and of outputs."""
         groups = {
-            name: {**group, "input_activations": _dynamic(group), "output_activations": None}
+            name: {**group, "output_activations": None}
             for name, group in config["config_groups"].items()
         }
         return {**config, "kv_cache_scheme": None, "config_groups": groups}
@@ -152,28 +178,34 @@ class CompressedTensors:
         name: str | None = None,
     ) -> dict[str, Any]:
         """Return the `quantization_config`: one group of layers per scheme."""
-        by_scheme: dict[tuple[int, int, bool, bool], list[str]] = {}
+        return self.config_with_inputs(weights, {}, unquantized)
+
+    def config_with_inputs(
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        inputs: Mapping[str, InputRounding],
+        unquantized: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the `quantization_config`: one group of layers per scheme of weights and inputs.
+
+        Weights in 8 bits whose inputs are rounded are not packed, as kernels want them.
+        """
+        groups: list[dict[str, Any]] = []
+        members: list[list[str]] = []
+        plain = {_kind(weight) for name, weight in weights.items() if name in inputs}
         for name, weight in weights.items():
-            if not isinstance(weight, IntegerGrid):
-                raise QuantizationError(
-                    f"{name} is no grid of integers, which is all that compressed-tensors holds. "
-                    "Quantize all layers with one method, or dequantize them."
-                )
-            key = (
-                weight.bits,
-                -1 if weight.whole_rows else weight.group_size,
-                weight.zero_points is None,
-                weight.groups is not None,
-            )
-            by_scheme.setdefault(key, []).append(name)
-        largest = max(by_scheme, key=lambda key: len(by_scheme[key]))
-        groups = {
-            f"group_{i}": _group(*key, targets=["Linear"] if key == largest else by_scheme[key])
-            for i, key in enumerate(by_scheme)
-        }
+            group = _group(name, weight, inputs.get(name), packed=_kind(weight) not in plain)
+            if group not in groups:
+                groups.append(group)
+                members.append([])
+            members[groups.index(group)].append(name)
+        largest = max(members, key=len)
+        for group, names in zip(groups, members, strict=True):
+            group["targets"] = ["Linear"] if names is largest else names
+        forms = {group["format"] for group in groups}
         return {
             "quant_method": "compressed-tensors",
-            "format": PACKED,
+            "format": forms.pop() if len(forms) == 1 else MIXED,
             "quantization_status": "compressed",
             "global_compression_ratio": None,
             "ignore": list(unquantized),
@@ -181,7 +213,7 @@ class CompressedTensors:
             "sparsity_config": {},
             "transform_config": {},
             "version": VERSION,
-            "config_groups": groups,
+            "config_groups": {f"group_{i}": group for i, group in enumerate(groups)},
         }
 
     def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -203,40 +235,68 @@ def _group_summary(group: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+class _Kind(NamedTuple):
+    """What decides the form that weights are written in."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+def _kind(weight: QuantizedWeight) -> _Kind | None:
+    if not isinstance(weight, IntegerGrid):
+        return None
+    size = -1 if weight.whole_rows else weight.group_size
+    return _Kind(weight.bits, size, weight.zero_points is None)
+
+
 def _group(
-    bits: int, group_size: int, symmetric: bool, reordered: bool, targets: list[str]
+    name: str, weight: QuantizedWeight, inputs: InputRounding | None, packed: bool
 ) -> dict[str, Any]:
+    """Return the group that a layer is in; its targets are not known yet."""
+    kind = _kind(weight)
+    if kind is None or not isinstance(weight, IntegerGrid):
+        raise QuantizationError(
+            f"{name} is no grid of integers, which is all that compressed-tensors holds. "
+            "Quantize all layers with one method, or dequantize them."
+        )
     weights = {
-        "num_bits": bits,
+        "num_bits": kind.bits,
         "type": "int",
-        "symmetric": symmetric,
-        "strategy": "channel" if group_size == -1 else "group",
-        "group_size": None if group_size == -1 else group_size,
+        "symmetric": kind.symmetric,
+        "strategy": "channel" if kind.group_size == -1 else "group",
+        "group_size": None if kind.group_size == -1 else kind.group_size,
         "dynamic": False,
-        "actorder": "group" if reordered else None,
+        "actorder": "group" if weight.groups is not None else None,
         "block_structure": None,
         "observer": "memoryless_minmax",
         "observer_kwargs": {},
         "scale_dtype": None,
-        "zp_dtype": None if symmetric else "torch.int8",
+        "zp_dtype": None if kind.symmetric else "torch.int8",
     }
     return {
-        "format": PACKED,
-        "targets": targets,
+        "format": PACKED if packed or kind.bits != PLAIN_BITS else PLAIN[0],
+        "targets": [],
         "weights": weights,
-        "input_activations": None,
+        "input_activations": written_inputs(inputs),
         "output_activations": None,
     }
 
 
-def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the groups of layers whose weights are quantized."""
-    groups = (config.get("config_groups") or {}).values()
-    return [group for group in groups if group.get("weights")]
-
-
 def _format(group: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return str(group.get("format") or config.get("format"))
+
+
+def _forms(weight: IntegerGrid, config: Mapping[str, Any]) -> set[str]:
+    """Return the forms that groups of such weights are stored in; of two the plain one is used."""
+    forms = set()
+    for group in groups_with_weights(config):
+        told = group["weights"]
+        bits = told["num_bits"] == weight.bits or _format(group, config) != PACKED
+        zeros = told.get("symmetric", True) == (weight.zero_points is None)
+        if bits and zeros and told.get("strategy") != "tensor":
+            forms.add(_format(group, config))
+    return forms
 
 
 def _problems(group: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -249,18 +309,12 @@ def _problems(group: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         problems.append(f"{bits}-bit {kind} weights")
     if weights.get("strategy") not in STRATEGIES:
         problems.append(f"strategy {weights.get('strategy')!r}")
-    return problems
-
-
-def _dynamic(group: Mapping[str, Any]) -> Any:
-    """Return how activations of a group are quantized, if that needs no scales in the file."""
-    activations = group.get("input_activations")
-    return activations if activations and activations.get("dynamic") else None
+    return problems + activation_problems(group)
 
 
 def _bits(words: int, inputs: int, config: Mapping[str, Any]) -> int:
     """Return the bits of a layer: those whose packing gives this many words."""
-    for bits in {group["weights"]["num_bits"] for group in _groups(config)}:
+    for bits in {group["weights"]["num_bits"] for group in groups_with_weights(config)}:
         if words == -(-inputs // (WORD_BITS // bits)):
             return int(bits)
     raise QuantizationError(
@@ -274,7 +328,7 @@ def _groups_of_inputs(
 ) -> Tensor | None:
     """Return the group of each input as `IntegerGrid` wants it."""
     if g_idx is None or bool((g_idx < 0).any()):  # -1: not in use
-        sizes = {group["weights"].get("group_size") or -1 for group in _groups(config)}
+        sizes = {group["weights"].get("group_size") or -1 for group in groups_with_weights(config)}
         fitting = [s for s in sizes if s > 0 and -(-inputs // s) == num_groups]
         g_idx = torch.arange(inputs) // (fitting[0] if fitting else -(-inputs // num_groups))
     if len(g_idx) != inputs or int(g_idx.max()) >= num_groups:
