@@ -26,8 +26,8 @@ def test_quantize(tiny_tour: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "rtn, 8 bits, whole rows" in shown
     shown = printed(capsys, "quantize", model, tmp_path / "q4", "--group-size", 16, "--no-speed")
     assert "rtn, 4 bits, groups of 16" in shown
-    shown = complained(capsys, "quantize", model, tmp_path / "q3", "--bits", 3)
-    assert "bits: should be 4 or 8; found 3" in shown
+    shown = complained(capsys, "quantize", model, tmp_path / "q5", "--bits", 5)
+    assert "bits: should be 2, 3, 4 or 8; found 5" in shown
 
 
 def test_compare(tiny_tour: Path, capsys: Capture) -> None:

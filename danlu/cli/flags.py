@@ -12,12 +12,19 @@ from danlu.engine.sampling import SamplingParams
 _VALUES = ("rtn", "nf4")  # begin some descriptions; they are typed in lower case
 
 
-def field_option(cls: type[BaseModel], field: str, *names: str) -> Any:
-    """Return the typer option of a config's field: its help, and its flag unless it is given."""
+def field_option(cls: type[BaseModel], field: str, *names: str, panel: str | None = None) -> Any:
+    """Return the typer option of a config's field: its help, and its flag unless it is given.
+
+    Args:
+        cls: the config.
+        field: of it.
+        names: of the flag, if not that of the field.
+        panel: section of the help.
+    """
     flags = names or (f"--{field.replace('_', '-')}",)
     text = cls.model_fields[field].description or ""
     first = text[:1] if text.startswith(_VALUES) else text[:1].upper()
-    return typer.Option(*flags, help=f"{first}{text[1:]}.")
+    return typer.Option(*flags, help=f"{first}{text[1:]}.", rich_help_panel=panel)
 
 
 Model = Annotated[

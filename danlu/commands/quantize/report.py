@@ -49,6 +49,7 @@ class QuantizeReport(Measured):
         layers: what became of each layer.
         compared_on: the text of the comparison, in words.
         calibrated_on: the text that activations were watched on, in words.
+        ledger: what became of the user's calibration data; None: there was none.
         broken: a sentence for each bound that is broken.
         notes: what is good to know.
         machine: what measured all this.
@@ -59,6 +60,7 @@ class QuantizeReport(Measured):
     layers: Sequence[LayerResult]
     compared_on: str
     calibrated_on: str
+    ledger: Mapping[str, Any] | None
     broken: Sequence[str]
     notes: Sequence[str]
     machine: Mapping[str, str]
@@ -125,6 +127,7 @@ class QuantizeReport(Measured):
             "answers": [asdict(answer) for answer in self.answers],
             "compared_on": self.compared_on,
             "calibrated_on": self.calibrated_on,
+            "calibration_ledger": self.ledger,
             "notes": list(self.notes),
             "machine": dict(self.machine),
             "seconds": round(self.seconds, 3),

@@ -15,10 +15,13 @@ from danlu.commands.quantize.report import QuantizeReport
 from danlu.commands.quantize.source import Source, open_source
 from danlu.commands.quantize.texts import Texts, read_texts
 from danlu.config.quantize.run import QuantizeReporting, QuantizeRun, Scheme
+from danlu.errors import QuantizationError
 from danlu.files import atomic_folder, only_run, refuse_existing, write_json, write_text
 from danlu.hub import resolve
 from danlu.loading import save_decoder
+from danlu.loading.written import written_quantization
 from danlu.progress import Progress, Silent
+from danlu.quantize.format import format_named, written_formats
 from danlu.tokenizer.stamp import write_stamp
 
 REPORT, PAGE = "quantization_report.json", "quantization_report.html"
@@ -78,6 +81,8 @@ def run_quantize(run: QuantizeRun, progress: Progress | None = None) -> Quantize
     """
     report, started, out = progress or Silent(), time.perf_counter(), Path(run.out)
     refuse_existing(out)
+    if run.format is not None:
+        format_named(run.format)  # better now than after hours
     with _work_folder(out) as work:
         source = open_source(run, work, report)
         texts = read_texts(run, source, work, report)
@@ -113,7 +118,7 @@ def _finish(
     started: float,
 ) -> QuantizeReport:
     """Write the model into `folder`, measure what was written, and report it there."""
-    save_decoder(result.decoder, folder, quant_format=run.format)
+    save_decoder(result.decoder, folder, quant_format=run.format or own_format(run, result))
     result.decoder.to("meta")
     source.tokenizer.save(folder)
     write_stamp(folder, source.tokenizer, family=source.family)
@@ -124,6 +129,7 @@ def _finish(
         layers=result.layers,
         compared_on=texts.compared,
         calibrated_on=texts.calibration,
+        ledger=texts.ledger,
         broken=broken_bounds(run.bounds, measured.comparison),
         notes=notes(run, source, result.layers),
         machine=machine(),
@@ -134,6 +140,18 @@ def _finish(
     mark(folder, list(report.broken))
     _write_manifest(folder, report)
     return report
+
+
+def own_format(run: QuantizeRun, result: Quantized) -> str | None:
+    """Return the format called like the method, if there is one and it holds all layers."""
+    method = run.scheme.method
+    if method not in written_formats():
+        return None
+    try:
+        written_quantization(result.decoder, method)
+    except QuantizationError:
+        return None
+    return method
 
 
 def _write_manifest(folder: Path, report: QuantizeReport) -> None:

@@ -1,14 +1,19 @@
 """The texts of a quantization: what activations are watched on, and what is compared on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from danlu.calibration.method import methods
 from danlu.commands.quantize.source import Source
 from danlu.commands.samples import comparison_batches, written_rows
-from danlu.config.quantize.run import QuantizeRun
+from danlu.config.data import DataSource, sources
+from danlu.config.quantize.run import CalibrationData, QuantizeRun
+from danlu.data.any_source import kind_of
+from danlu.data.calibration import read_calibration
+from danlu.eval.scoring import by_length
 from danlu.files import write_json
 from danlu.loading import load_decoder
 from danlu.models.decoder import Decoder
@@ -18,6 +23,7 @@ Rows = list[list[int]]
 WRITTEN = "{count} texts that the model wrote itself (seed {seed})"
 COMPARED, WATCHED = "compared", "watched"
 ERROR_ROWS = 16  # enough to measure errors of layers on, where a method watches nothing
+COMPARED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Texts:
         compared: what that is.
         watched: calibration text.
         calibration: what that is.
+        ledger: what became of the user's calibration data, row by row and in tokens.
     """
 
     batches: list[Rows]
     compared: str
     watched: Rows
     calibration: str
+    ledger: Mapping[str, Any] | None
 
     @property
     def rows(self) -> Rows:
@@ -82,42 +90,53 @@ def read_texts(run: QuantizeRun, source: Source, work: Path, progress: Progress)
     """
     writer = Writer(source, work, progress)
     batches = _compared(run, source, writer, progress)
-    written = WRITTEN.format(count=sum(map(len, batches)), seed=run.seed)
-    watched, calibration = _watched(run, source, writer, progress)
-    if not watched:
-        watched = [row for batch in batches for row in batch][:ERROR_ROWS]
-        calibration = f"needs none; errors of layers on {len(watched)} of the rows compared on"
-    return Texts(batches, run.report.text or written, watched, calibration)
+    compared = [row for batch in batches for row in batch]
+    written = WRITTEN.format(count=len(compared), seed=run.seed)
+    watched = _watched(run, source, writer, compared, progress)
+    return Texts(batches, run.report.text or written, watched.rows, watched.about, watched.ledger)
 
 
 def _compared(run: QuantizeRun, source: Source, writer: Writer, progress: Progress) -> list[Rows]:
     tokenizer, text = source.tokenizer, run.report.text
-    if text is not None:
-        return comparison_batches(source.shape(), tokenizer, Path(text), progress)
-    return writer.keep(
-        COMPARED, lambda model: comparison_batches(model, tokenizer, None, progress, run.seed)
-    )
+    if text is None:
+        return writer.keep(
+            COMPARED, lambda model: comparison_batches(model, tokenizer, None, progress, run.seed)
+        )
+    shape = source.shape()
+    if kind_of(DataSource(path=text)) is None:
+        return comparison_batches(shape, tokenizer, Path(text), progress)
+    data = CalibrationData(sources=sources(text), samples=COMPARED_ROWS)
+    rows = read_calibration(data, tokenizer, run.seed, shape.max_text_tokens).rows
+    return [[rows[i] for i in batch] for batch in by_length([len(row) for row in rows])]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Calibration text: its rows, what it is, and what became of the data."""
+
+    rows: Rows
+    about: str
+    ledger: Mapping[str, Any] | None = None
 
 
 def _watched(
-    run: QuantizeRun, source: Source, writer: Writer, progress: Progress
-) -> tuple[Rows, str]:
-    """Return calibration text and what it is; nothing where no method watches the model."""
-    options = run.calibration
-    if options.sources is None and not _needs_text(run):
-        return [], ""
+    run: QuantizeRun, source: Source, writer: Writer, compared: Rows, progress: Progress
+) -> _Watched:
+    options, tokenizer = run.calibration, source.tokenizer
     if options.sources is not None:
-        raise NotImplementedError
+        found = read_calibration(options, tokenizer, run.seed, source.shape().max_text_tokens)
+        paths = ", ".join(each.path for each in options.sources)
+        about = f"{len(found.rows)} rows of {paths}, {found.ledger.kept_tokens:,} tokens"
+        return _Watched(found.rows, about, found.ledger.summary())
+    if not _needs_text(run):
+        rows = compared[:ERROR_ROWS]
+        return _Watched(rows, f"none is needed; errors are measured on {len(rows)} compared rows")
     seed = run.seed + 1  # not what is compared on
+    sizes = options.samples, options.max_tokens
     [rows] = writer.keep(
-        WATCHED,
-        lambda model: [
-            written_rows(
-                model, source.tokenizer, progress, options.samples, options.max_tokens, seed
-            )
-        ],
+        WATCHED, lambda model: [written_rows(model, tokenizer, progress, *sizes, seed)]
     )
-    return rows, WRITTEN.format(count=len(rows), seed=seed)
+    return _Watched(rows, WRITTEN.format(count=len(rows), seed=seed))
 
 
 def _needs_text(run: QuantizeRun) -> bool:
