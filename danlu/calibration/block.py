@@ -1,20 +1,18 @@
 """One block of a decoder at work on calibration text, while its layers are rounded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from danlu.calibration.layer_error import output_error, weight_error
+from danlu.calibration.listening import listening, refuse_not_finite
 from danlu.calibration.method import LayerInputs, Watch
 from danlu.calibration.stages import Stage, stages
 from danlu.calibration.statistics import Gathering, Statistics
 from danlu.calibration.text import Batch
-from danlu.errors import QuantizationError
 from danlu.models.decoder import Decoder
 from danlu.nn.linear import Linear, LinearLike
 from danlu.quantize.activations import InputRounding
@@ -22,7 +20,6 @@ from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Entry
 
-SLICE_WEIGHTS = 2**22  # in float32 at a time
 UNSEEN = "no token of the calibration text reached it; the error is that of its weights"
 
 
@@ -46,22 +43,6 @@ class LayerResult:
     relative_error: float
     num_bytes: int
     notes: tuple[str, ...] = ()
-
-
-def quantized_linear(
-    weight: QuantizedWeight,
-    bias: nn.Parameter | None,
-    dtype: torch.dtype,
-    inputs: InputRounding | None,
-) -> QuantizedLinear:
-    """Return a layer on a quantized weight, with or without rounded inputs."""
-    if inputs is None:
-        return QuantizedLinear(weight, bias, dtype)
-    return QuantizedLinear(weight, bias, dtype, inputs)
-
-
-class _Enough(Exception):
-    """All layers that are listened to were heard; the rest of the block need not run."""
 
 
 class WorkingBlock:
@@ -112,9 +93,10 @@ class WorkingBlock:
         return {name: layer for name in names if isinstance(layer := every[name], Linear)}
 
     def _all(self) -> Iterator[tuple[str, LinearLike]]:
-        for name, layer in self.decoder.linears():
-            if name.startswith(self._prefix):
-                yield name, layer
+        """Yield every linear layer of the block; without adapters none is in another."""
+        for name, module in self.module.named_modules():
+            if isinstance(module, LinearLike):
+                yield f"{self._prefix}{name}", module
 
     def begin(self, wave: Sequence[Stage]) -> None:
         """Say which layers are rounded next; one pass over the text serves all of them."""
@@ -132,7 +114,7 @@ class WorkingBlock:
         dense = self.linears()[name]
         error, remarks = self._error(name, dense, weight, inputs)
         self.decoder.replace_linear(
-            name, quantized_linear(weight, dense.bias, dense.weight.dtype, inputs)
+            name, QuantizedLinear(weight, dense.bias, dense.weight.dtype, inputs)
         )
         if name not in self._wave:
             self._heard = {}
@@ -147,13 +129,12 @@ class WorkingBlock:
     ) -> tuple[float, Sequence[str]]:
         """Return the relative error of a layer's outputs, and what to say about it."""
         exact = dense.dense_weight()
-        heard = self.inputs([name])[name] if self._text else None
-        if heard is None or not heard.count:
-            return weight_error(exact, weight), () if heard is None else (UNSEEN,)
-        rows = heard.rows_NI.to(exact.dtype)
-        entering = rows if rounding is None else rounding.rounded(rows)
-        rounded = F.linear(entering, weight.dequantize(exact.dtype))
-        return _relative(F.linear(rows, exact), rounded), ()
+        if not self._text:
+            return weight_error(exact, weight), ()
+        heard = self.inputs([name])[name]
+        if not heard.count:
+            return weight_error(exact, weight), (UNSEEN,)
+        return output_error(exact, weight, heard.rows_NI, rounding), ()
 
     # ------------------------------------------------------------ the text in it
 
@@ -184,23 +165,10 @@ class WorkingBlock:
     @torch.no_grad()
     def watch(self, names: Sequence[str], watch: Watch) -> None:
         """Run the block as it is now; `watch(name, x_NI)` hears what enters, batch by batch."""
-        for batch, state in zip(self._text, self._states, strict=True):
-            with self._listening(_Listener(names, watch, batch)):
-                self._forward(batch, state)
-
-    @contextmanager
-    def _listening(self, listener: "_Listener") -> Iterator[None]:
         layers = dict(self._all())
-        hooks = [
-            layers[name].register_forward_pre_hook(listener.of(name)) for name in listener.names
-        ]
-        try:
-            yield
-        except _Enough:
-            pass
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for batch, state in zip(self._text, self._states, strict=True):
+            with listening({name: layers[name] for name in names}, watch, batch):
+                self._forward(batch, state)
 
     @torch.no_grad()
     def outputs(self) -> list[Tensor]:
@@ -223,75 +191,3 @@ class WorkingBlock:
         rotation, attn = batch.seen(self.decoder, x_BTD)
         out_BTD: Tensor = self.module(x_BTD, rotation, attn)
         return out_BTD
-
-
-class _Listener:
-    """Tells a watcher what enters some layers on one batch, if it is finite."""
-
-    def __init__(self, names: Sequence[str], watch: Watch, batch: Batch) -> None:
-        self.names = names
-        self._watch = watch
-        self._batch = batch
-        self._waiting = set(names)
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def of(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        """Return the hook of a layer."""
-
-        def hear(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._waiting.discard(name)
-            self._watch(name, self._rows(name, args[0]))
-            if not self._waiting:
-                raise _Enough
-
-        return hear
-
-    def _rows(self, name: str, x: Tensor) -> Tensor:
-        """Return inputs [N, in]; the same object again for the same inputs."""
-        if self._last is None or self._last[0] is not x:
-            refuse_not_finite(name, x, self._batch)
-            self._last = (x, x.reshape(-1, x.shape[-1]))
-        return self._last[1]
-
-
-def refuse_not_finite(name: str, x: Tensor, batch: Batch) -> None:
-    """Check what enters a layer on a batch.
-
-    Args:
-        name: of the layer.
-        x: [B, T, in] of the batch, or [N, in] of some of its tokens.
-        batch: what the text was.
-
-    Raises:
-        QuantizationError: naming layer and row of text, if there is a NaN or an infinity.
-    """
-    finite = torch.isfinite(x)
-    if bool(finite.all()):
-        return
-    place = int((~finite).flatten().nonzero()[0]) // x.shape[-1]
-    where = batch.row_of(place) if x.ndim == 3 else batch.row_names()
-    raise QuantizationError(
-        f"What enters {name} is not finite on {where} of the calibration text; expected numbers. "
-        "If that is so on every row, the weights are damaged: check or download them again. If it "
-        "is so on one row alone, remove that row."
-    )
-
-
-def weight_error(exact_OI: Tensor, rounded: QuantizedWeight) -> float:
-    """Return |W - W'| / |W|."""
-    start, errors, sizes = 0, 0.0, 0.0
-    for part in rounded.slices(SLICE_WEIGHTS):
-        rows = exact_OI[start : start + part.shape[0]].float()
-        errors += float((rows - part.dequantize(torch.float32)).square().sum(dtype=torch.float64))
-        sizes += float(rows.square().sum(dtype=torch.float64))
-        start += part.shape[0]
-    return _ratio(errors**0.5, sizes**0.5)
-
-
-def _relative(exact: Tensor, rounded: Tensor) -> float:
-    return _ratio(float((exact - rounded).double().norm()), float(exact.double().norm()))
-
-
-def _ratio(error: float, size: float) -> float:
-    """Return error / size; 0 where there is nothing to lose, 1 where all of it was added."""
-    return error / size if size else float(error > 0)

@@ -2,7 +2,8 @@
 
 import torch
 
-from danlu.calibration.block import LayerResult, weight_error
+from danlu.calibration.block import LayerResult
+from danlu.calibration.layer_error import weight_error
 from danlu.calibration.plan import HEAD, Plan
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.loading.blocks import StoredModel

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danlu.calibration.block import LayerResult, WorkingBlock, refuse_not_finite
+from danlu.calibration.block import LayerResult, WorkingBlock
+from danlu.calibration.entering import entering_states
 from danlu.calibration.method import methods
 from danlu.calibration.outside import load_outside
 from danlu.calibration.plan import Plan, distinct, make_plan
@@ -122,7 +123,8 @@ class _Walk:
     def run(self) -> Quantized:
         """Round everything that is not finished."""
         results = load_outside(self.model, self.plan, WORKING)
-        self._enter()
+        self.text = batches(self.rows)
+        self.states = entering_states(self.decoder, self.text, WORKING, self.device)
         place(self.decoder, self.model.dtype, torch.device("cpu"))
         total = sum(scheme is not None for scheme in self.plan.schemes.values())
         with working(self.progress, "quantize", total):
@@ -132,17 +134,6 @@ class _Walk:
                 results += self._block(index)
         self.decoder.tie_head()
         return Quantized(self.decoder, results)
-
-    @torch.no_grad()
-    def _enter(self) -> None:
-        """Let the text in: what the first block gets."""
-        self.text = batches(self.rows)
-        for batch in self.text:
-            positions_BT, _ = self.decoder.sequence_rule().context(batch.ids_BT, None, None)
-            embedded = self.decoder.token_embeddings(batch.ids_BT).to(WORKING)
-            x_BTD = self.decoder.model.enter(embedded, positions_BT)
-            refuse_not_finite("the first block", x_BTD, batch)
-            self.states.append(x_BTD.to(self.device))
 
     def _block(self, index: int) -> list[LayerResult]:
         """Finish a block, or take it as it was finished, and let the text through it."""

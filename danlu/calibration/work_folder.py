@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danlu.calibration.block import LayerResult, quantized_linear
+from danlu.calibration.block import LayerResult
 from danlu.calibration.records import from_record, to_record
 from danlu.errors import OutputError, bullet_list
 from danlu.files import atomic_file, parse_json, write_json
@@ -76,7 +76,7 @@ class WorkFolder:
         for name, module in block.named_modules():
             if isinstance(module, QuantizedLinear):
                 weight = to_record(module.quantized(), f"{name}.weight", tensors)
-                inputs = to_record(getattr(module, "inputs", None), f"{name}.inputs", tensors)
+                inputs = to_record(module.inputs, f"{name}.inputs", tensors)
                 layers[name] = {"weight": weight, "inputs": inputs}
         tensors |= {f"{PARAMETER}{name}": each.detach() for name, each in block.named_parameters()}
         about = {"layers": layers, "results": [asdict(result) for result in results]}
@@ -104,7 +104,7 @@ class WorkFolder:
             setattr(
                 block.get_submodule(parent),
                 last,
-                quantized_linear(weight, None, weight.dtype, inputs),
+                QuantizedLinear(weight, None, weight.dtype, inputs),
             )
         for name, tensor in tensors.items():
             if name.startswith(PARAMETER):
