@@ -20,6 +20,7 @@ from danlu.quantize.weight import QuantizedWeight
 DENSE_ROWS = 16
 SLICE_WEIGHTS = 2**21  # weights dequantized at a time
 ACCELERATOR_SLICE_WEIGHTS = 2**25  # large products keep an accelerator busy
+LOW_HALVES = 0x0F0F0F0F0F0F0F0F  # of eight bytes, two codes each
 INT4_ROWS = 64  # outputs must be a multiple of this for the packed 4-bit layout
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
@@ -105,9 +106,11 @@ class Int8RowOperator(Operator):
         scales = self.scales.to(x.dtype)
         if x.shape[0] < DENSE_ROWS:
             return torch._weight_int8pack_mm(x, self.codes, scales)
+        out = x.new_empty(x.shape[0], len(scales))
         rows = max(1, SLICE_WEIGHTS // self.codes.shape[1])
-        slices = [F.linear(x, codes.to(x.dtype)) for codes in self.codes.split(rows)]
-        return torch.cat(slices, dim=1).mul_(scales)
+        for codes, part in zip(self.codes.split(rows), out.split(rows, dim=1), strict=True):
+            torch.mm(x, codes.to(x.dtype).t(), out=part)
+        return out.mul_(scales)
 
     def quantized(self) -> IntegerGrid:
         """Return the weight as codes and scales."""
@@ -159,13 +162,16 @@ class Int4GroupOperator(Operator):
                 x, self.packed, self.group_size, scales
             )
             return product
-        slices = zip(
-            self._codes_TKn().split(self._tiles_at_once()),
-            self._scales_TG2n(scales).split(self._tiles_at_once()),
-            strict=True,
-        )
-        products = [torch.matmul(x, self._dense(*part)) for part in slices]
-        return torch.cat(products).transpose(0, 1).flatten(1)
+        out = x.new_empty(x.shape[0], scales.shape[1])
+        for part, rows in self._slices():
+            torch.mm(x, self._dense(part, scales[:, rows]), out=out[:, rows])
+        return out
+
+    def _slices(self) -> Iterator[tuple[Tensor, slice]]:
+        """Yield tiles of bytes [tile, in, bytes] and the outputs they hold."""
+        tiles, (rows, _) = self._tiles_at_once(), _layout()
+        for start, part in enumerate(self._codes_TKn().split(tiles)):
+            yield part, slice(start * tiles * rows, (start * tiles + len(part)) * rows)
 
     def _tiles_at_once(self) -> int:
         return max(1, SLICE_WEIGHTS // (2 * self.packed.shape[1] * INT4_ROWS))
@@ -176,22 +182,22 @@ class Int4GroupOperator(Operator):
         rows, _ = _layout()
         return self.packed.view(outputs // rows, inputs, rows // 2)
 
-    def _scales_TG2n(self, scales_GO2: Tensor) -> Tensor:
-        rows, _ = _layout()
-        scales: Tensor = scales_GO2.unflatten(1, (-1, rows)).permute(1, 0, 3, 2)
-        return scales
+    def _dense(self, bytes_TKn: Tensor, scales_GO2: Tensor) -> Tensor:
+        """Return some outputs of the transposed weight [in, out] in the dtype of the scales."""
+        scale_GO, zero_GO = (part.contiguous() for part in scales_GO2.unbind(-1))
+        codes_IO = self._unpack(bytes_TKn.transpose(0, 1)).flatten(1)
+        codes_GgO = codes_IO.unflatten(0, (len(scale_GO), -1))
+        codes_GgO -= (_points(scale_GO, zero_GO) + 8)[:, None] if self.has_zeros else 8
+        dense_GgO: Tensor = codes_GgO.to(scale_GO.dtype).mul_(scale_GO[:, None])
+        return dense_GgO.flatten(0, 1)
 
-    def _dense(self, bytes_TKn: Tensor, scales_TG2n: Tensor) -> Tensor:
-        """Return tiles of the transposed weight [tile, in, rows] in the dtype of the scales."""
-        codes = self._unpack(bytes_TKn).to(scales_TG2n.dtype).sub_(8)
-        codes = codes.unflatten(1, (scales_TG2n.shape[1], -1))
-        scale, zero = scales_TG2n[:, :, :1], scales_TG2n[:, :, 1:]
-        return torch.addcmul(zero, codes, scale).flatten(1, 2)
-
-    def _unpack(self, bytes_TKn: Tensor) -> Tensor:
+    def _unpack(self, packed: Tensor) -> Tensor:
+        """Return the codes, from 0 to 15, of packed bytes [..., bytes] as int8 [..., rows]."""
         _, order = _layout()
-        unpacked = torch.cat((bytes_TKn & 15, bytes_TKn >> 4), dim=-1)
-        return unpacked if order is None else unpacked[..., order]
+        words = packed.contiguous().view(torch.int64)  # eight bytes at a time
+        low, high = words & LOW_HALVES, words >> 4 & LOW_HALVES
+        codes = torch.cat((low.view(torch.int8), high.view(torch.int8)), dim=-1)
+        return codes if order is None else codes[..., order]
 
     def quantized(self) -> IntegerGrid:
         """Return the weight as codes, scales and zero points, unpacked."""
@@ -199,17 +205,13 @@ class Int4GroupOperator(Operator):
 
     def parts(self) -> Iterator[IntegerGrid]:
         """Yield the weight as consecutive outputs, unpacked one part at a time."""
-        tiles, (rows, _) = self._tiles_at_once(), _layout()
-        codes = self._codes_TKn().split(tiles)
-        for part in zip(codes, self.scales_GO2.split(tiles * rows, dim=1), strict=True):
-            yield self._grid(*part)
+        for part, rows in self._slices():
+            yield self._grid(part, self.scales_GO2[:, rows])
 
     def _grid(self, bytes_TKn: Tensor, scales_GO2: Tensor) -> IntegerGrid:
-        unsigned = self._unpack(bytes_TKn).transpose(1, 2).flatten(0, 1)
-        codes = (unsigned.to(torch.int8) - 8).contiguous()
+        codes = (self._unpack(bytes_TKn) - 8).transpose(1, 2).flatten(0, 1).contiguous()
         scales, zeros = (part.t().contiguous() for part in scales_GO2.unbind(-1))
-        points = (-zeros.float() / scales.float()).round_().to(torch.int8)
-        return IntegerGrid(codes, scales, points if self.has_zeros else None, bits=4)
+        return IntegerGrid(codes, scales, _points(scales, zeros) if self.has_zeros else None, 4)
 
 
 def joined(products: Sequence[Tensor]) -> Tensor:
@@ -251,6 +253,11 @@ def int4_layout() -> tuple[int, Tensor | None] | None:
             order = row.argsort()
             return tile, None if torch.equal(order, torch.arange(tile)) else order
     return None
+
+
+def _points(scales: Tensor, zeros: Tensor) -> Tensor:
+    """Return zero points, int8, of zero = -point * scale."""
+    return (-zeros.float() / scales.float()).round_().to(torch.int8)
 
 
 def _packed(codes: Tensor) -> Tensor:
