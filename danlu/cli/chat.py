@@ -29,6 +29,7 @@ def command(
     seed: flags.Seed = SAMPLING.seed,
     adapter: flags.Adapter = None,
     quantize: flags.Quantize = None,
+    kv_cache: flags.KvCache = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
     family: flags.Family = None,
@@ -55,7 +56,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format)
+    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format, kv_cache)
     converse(ChatSession(llm, params, system))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from danlu.config.quantize.kv_cache import CACHE_HELP, KvCacheName
 from danlu.config.quantize.scheme import PresetName
 from danlu.engine.sampling import SamplingParams
 
@@ -37,6 +38,10 @@ Adapter = Annotated[
     ),
 ]
 Quantize = Annotated[PresetName | None, typer.Option("--quantize", help="Quantize while loading.")]
+KvCache = Annotated[
+    KvCacheName | None,
+    typer.Option("--kv-cache", help=f"How keys and values are kept; {CACHE_HELP}."),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto: as it was saved.")
 ]

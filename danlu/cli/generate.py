@@ -41,6 +41,7 @@ def command(
     stop: flags.Stop = None,
     adapter: flags.Adapter = None,
     quantize: flags.Quantize = None,
+    kv_cache: flags.KvCache = None,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
     family: flags.Family = None,
@@ -71,7 +72,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format)
+    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format, kv_cache)
     if prompt is None:
         assert prompts is not None
         assert out is not None

@@ -7,9 +7,10 @@ from typing import Any, overload
 
 import torch
 
+from danlu.config.quantize.kv_cache import KvCacheName
 from danlu.config.quantize.scheme import PresetName, QuantScheme
 from danlu.engine.generator import Generator
-from danlu.engine.placement import choose_device, choose_dtype
+from danlu.engine.placement import choose_cache, choose_device, choose_dtype
 from danlu.engine.requests import Prompt, build_requests, one_each, prompt_ids
 from danlu.engine.sampling import SamplingParams
 from danlu.engine.sequence import FinishReason, GenerationSequence, Request, TokenLogprob
@@ -67,6 +68,8 @@ class LLM:
         quantize: quantize the weights while loading, as in `load_decoder`.
         family: name of the family, where config.json does not tell it.
         chat_format: a built-in format or a template file; default: the model's own.
+        kv_cache: how keys and values are kept: "int8" (the folder's fixed scales if it has any,
+            else one for each token and head) or "plain"; None: as the folder says, else plain.
 
     Attributes:
         decoder: the model.
@@ -85,6 +88,7 @@ class LLM:
         quantize: Quantize | None = None,
         family: str | None = None,
         chat_format: str | None = None,
+        kv_cache: KvCacheName | None = None,
     ) -> None:
         folder, place = resolve(path), choose_device(device)
         computes = choose_dtype(dtype, folder, place)
@@ -95,6 +99,7 @@ class LLM:
         decoder = load_decoder(
             folder, computes, place, adapter, quantize, family, for_inference=True
         )
+        choose_cache(decoder, kv_cache)
         check_rows(tokenizer, decoder.config.vocab_size, folder)
         if chat_format is not None:
             tokenizer = tokenizer.with_chat_format(chat_format)

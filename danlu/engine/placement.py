@@ -1,15 +1,19 @@
-"""Where a model runs and in which dtype, when the user does not say."""
+"""Where a model runs, in which dtype and with which cache, when the user does not say."""
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from danlu.errors import ConfigError
+from danlu.config.quantize.kv_cache import KvCacheName
+from danlu.errors import ConfigError, did_you_mean
 from danlu.loading import read_model_config, stored_dtype
 from danlu.loading.devices import choose_device
+from danlu.models.decoder import Decoder
+from danlu.nn.cache_rounding import TokenRounding
 
-__all__ = ["DTYPES", "choose_device", "choose_dtype", "named_dtype"]
+__all__ = ["DTYPES", "choose_cache", "choose_device", "choose_dtype", "named_dtype"]
 
 log = logging.getLogger(__name__)
 
@@ -63,3 +67,21 @@ def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
     raise ConfigError(
         f"The dtype {dtype!r} is unknown; expected 'auto' or one of {', '.join(DTYPES)}."
     )
+
+
+def choose_cache(decoder: Decoder, kv_cache: KvCacheName | None) -> None:
+    """Let a decoder keep keys and values as asked; None: as its folder says.
+
+    Raises:
+        ConfigError: if there is no such cache.
+    """
+    known = get_args(KvCacheName)
+    if kv_cache not in (None, *known):
+        raise ConfigError(
+            f"There is no cache {kv_cache!r}.{did_you_mean(str(kv_cache), known)} "
+            f"Expected {' or '.join(map(repr, known))}, or None for what the folder says."
+        )
+    if kv_cache == "plain":
+        decoder.kv_cache = None
+    elif kv_cache == "int8" and decoder.kv_cache is None:
+        decoder.kv_cache = TokenRounding()

@@ -255,14 +255,9 @@ class Decoder(nn.Module):
         """How a cache keeps keys and values."""
         return PLAIN if self.kv_cache is None else self.kv_cache
 
-    def cache_token_bytes(self, dtype: torch.dtype | None = None) -> int:
-        """Return the bytes that a cache keeps per token, of all layers.
-
-        Args:
-            dtype: that plain keys and values are kept in; None: the decoder's own.
-        """
-        kept = dtype or self.dtype
-        return sum(self.keeping.token_bytes(shape, kept) for shape in self.kv_shapes())
+    def cache_token_bytes(self) -> int:
+        """Return the bytes that a cache keeps per token, of all layers."""
+        return sum(self.keeping.token_bytes(shape, self.dtype) for shape in self.kv_shapes())
 
     def linear_roles(self) -> dict[str, str]:
         """Return the role (column, row, vocab, replicated) of every linear layer by its name."""

@@ -82,10 +82,14 @@ class FixedRounding(CacheRounding):
     values: Sequence[Tensor]
 
     @property
+    def per_head(self) -> bool:
+        """Whether heads have scales of their own."""
+        return any(len(scales) > 1 for scales in (*self.keys, *self.values))
+
+    @property
     def summary(self) -> str:
         """The rounding in words."""
-        per = "head" if any(len(scales) > 1 for scales in self.keys) else "layer"
-        return f"8 bits, fixed scales for each {per}"
+        return f"8 bits, fixed scales for each {'head' if self.per_head else 'layer'}"
 
     def store(self, layer: int, shape: KVShape, room: Room) -> RoundedStore:
         """Return an empty store for a layer."""

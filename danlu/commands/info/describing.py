@@ -15,6 +15,7 @@ from danlu.files import size_text
 from danlu.hub import resolve
 from danlu.hub.manifest import Manifest, read_manifest
 from danlu.loading.building import decoder_from_config, family_named, read_json
+from danlu.loading.kv_cache import noted_rounding
 from danlu.models.decoder import Decoder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -140,6 +141,7 @@ def _model(folder: Path, family: str | None) -> ModelInfo:
     name = shape.family if shape else None
     tokenizer = read_tokenizer(folder, name, values or {}, shape.vocab_size if shape else None)
     manifest = _manifest(folder, problems)
+    cache = _cache_notes(folder, decoder, problems)
     return ModelInfo(
         path=str(folder),
         shape=shape,
@@ -148,7 +150,11 @@ def _model(folder: Path, family: str | None) -> ModelInfo:
         tokenizer=tokenizer,
         origin=_origin(manifest),
         problems=(*problems, *weights.problems, *tokenizer.problems),
-        notes=(*tokenizer.notes, *_notes(folder, values or {}, tokenizer)),
+        notes=(
+            *tokenizer.notes,
+            *_notes(folder, values or {}, tokenizer),
+            *cache,
+        ),
         files=_files(folder),
     )
 
@@ -203,6 +209,16 @@ def _notes(folder: Path, values: Mapping[str, Any], tokenizer: TokenizerFacts) -
     if code:
         notes.append(f"Python files beside the model, which are never run: {', '.join(code)}")
     return notes
+
+
+def _cache_notes(folder: Path, decoder: Decoder | None, problems: list[str]) -> list[str]:
+    """Return how danlu.json says that keys and values are kept, if it does."""
+    try:
+        rounding = None if decoder is None else noted_rounding(folder, decoder)
+    except CheckpointError as error:
+        problems.append(str(error))
+        return []
+    return [] if rounding is None else [f"keys and values are kept in {rounding.summary}"]
 
 
 def _files(folder: Path) -> dict[str, int]:

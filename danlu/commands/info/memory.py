@@ -6,9 +6,13 @@ What is counted is what Danlu's own loop and cache hold (`danlu.train.precision`
 
 from dataclasses import dataclass
 
+import torch
+
 from danlu.config.adapter import LoraConfig
 from danlu.files import size_text
 from danlu.models.decoder import Decoder
+from danlu.nn.cache_rounding import TokenRounding
+from danlu.nn.stores import PLAIN, Keeping
 
 BF16, FP32 = 2, 4
 ADAM = 2 * FP32  # two moments
@@ -29,6 +33,7 @@ class MemoryFacts:
         lora_rank: of that LoRA.
         lora_parameters: of that LoRA.
         cache_token_bytes: keys and values of one token, in bf16.
+        cache_int8_token_bytes: likewise in 8 bits, with a scale for each token and head.
         max_seq_len: tokens of a full context.
     """
 
@@ -43,11 +48,13 @@ class MemoryFacts:
     lora_rank: int
     lora_parameters: int
     cache_token_bytes: int
+    cache_int8_token_bytes: int
     max_seq_len: int
 
     def rows(self) -> list[tuple[str, str]]:
         """Return labels and values to print."""
         full = self.cache_token_bytes * self.max_seq_len
+        less = self.cache_int8_token_bytes * self.max_seq_len
         stored = f"{size_text(self.stored_bytes)} as stored, " if self.stored_bytes else ""
         dense = f"{size_text(self.bf16_bytes)} in bf16, {size_text(self.fp32_bytes)} in fp32"
         return [
@@ -69,6 +76,11 @@ class MemoryFacts:
                 "cache",
                 f"{size_text(self.cache_token_bytes)} a token, {size_text(full)} for a full "
                 f"context of {self.max_seq_len:,} (bf16; fp32 takes twice that)",
+            ),
+            (
+                "",
+                f"{size_text(self.cache_int8_token_bytes)} a token, {size_text(less)} for a full "
+                "context with --kv-cache int8",
             ),
         ]
 
@@ -94,6 +106,12 @@ def estimate(decoder: Decoder, stored_bytes: int) -> MemoryFacts:
         lora_fp32_bytes=count * FP32 + trained_lora,
         lora_rank=rank,
         lora_parameters=lora,
-        cache_token_bytes=sum(shape.numbers for shape in decoder.kv_shapes()) * BF16,
+        cache_token_bytes=_cache_token_bytes(decoder, PLAIN),
+        cache_int8_token_bytes=_cache_token_bytes(decoder, TokenRounding()),
         max_seq_len=decoder.config.max_seq_len,
     )
+
+
+def _cache_token_bytes(decoder: Decoder, keeping: Keeping) -> int:
+    """Return the bytes of a token's keys and values in all layers, where they come in bf16."""
+    return sum(keeping.token_bytes(shape, torch.bfloat16) for shape in decoder.kv_shapes())
