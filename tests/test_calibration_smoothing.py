@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import tiny_decoder
+from checkpoints import HERE, tiny_decoder
 from pydantic import ValidationError
 from quantized_cases import case
 from safetensors.torch import load_file
@@ -27,6 +27,8 @@ from danlu.config.quantize.w8a8 import SmoothConfig, W8A8Scheme
 from danlu.loading import load_decoder
 from danlu.nn.scaling import ScalingGroup
 
+CALIBRATION = HERE / "interop-quant" / "calib-smoothquant" / "calibration.safetensors"
+
 
 def block_that_tells(batches: Sequence[tuple[str, Tensor]]) -> Any:
     def watch(names: Sequence[str], hear: Callable[[str, Tensor], None]) -> None:
@@ -42,7 +44,7 @@ def block_that_tells(batches: Sequence[tuple[str, Tensor]]) -> Any:
 
 @torch.inference_mode()
 def test_scales_of_both_forms_are_the_stored_ones() -> None:
-    stored = load_file(case("calib-smoothquant") / "calibration.safetensors")
+    stored = load_file(CALIBRATION)
     decoder = load_decoder(case("base-llama"), dtype=torch.float32)
     norm, ranges = "model.layers.0.input_layernorm", Ranges()
     layers = [decoder.get_submodule(name) for name in decoder.norm_groups()[norm]]
@@ -66,6 +68,8 @@ def test_channels_that_are_zero_keep_their_size() -> None:
     range_I, weight_I = torch.tensor([0.0, 4.0, 9.0]), torch.tensor([2.0, 0.0, 4.0])
     found = smoothing_scale(range_I, weight_I, 0.5)
     assert found.tolist() == [1.0, 4.0, 1.5]
+    quarter = smoothing_scale(torch.tensor([16.0]), torch.tensor([81.0]), 0.25)
+    assert float(quarter) == pytest.approx(2 / 27)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
