@@ -1,6 +1,8 @@
 """compressed-tensors: packed and plain integers, groups in any order, what is not computed."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,14 +38,23 @@ def test_numbers_are_those_of_the_tool(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_read_is_given_back(name: str, tmp_path: Path) -> None:
-    written = check_given_back(name, tmp_path, (".k_scale", ".v_scale"))
-    assert written["quantization_config"]["kv_cache_scheme"] is None  # type: ignore[index]
+    written = check_given_back(name, tmp_path)
+    config = json.loads((case(name) / "config.json").read_text())["quantization_config"]
+    assert written["quantization_config"]["kv_cache_scheme"] == config["kv_cache_scheme"]  # type: ignore[index]
 
 
-def test_what_is_not_computed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("change", [{"type": "float"}, {"dynamic": True}, {"symmetric": False}])
+def test_what_is_not_computed_is_told(
+    change: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(case("ct-w8a8-kv8"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["kv_cache_scheme"].update(change)
+    (folder / "config.json").write_text(json.dumps(config))
     with caplog.at_level(logging.WARNING):
-        load_decoder(case("ct-w8a8-kv8"))
-    assert "keys and values are not quantized here" in caplog.text
+        decoder = load_decoder(folder)
+    assert "keys and values are kept as they come" in caplog.text
+    assert decoder.kv_cache is None
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

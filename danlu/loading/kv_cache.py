@@ -1,6 +1,7 @@
 """How the keys and values of a checkpoint are rounded: by its tensors, or by its danlu.json."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from danlu.loading.building import family_named
 from danlu.loading.layout import published_layout, stored_name
 from danlu.models.decoder import Decoder
 from danlu.nn.cache_rounding import CacheRounding, FixedRounding, TokenRounding
-from danlu.quantize.compressed_cache import KEYS, VALUES, reads_cache, stored_scales
+from danlu.quantize.compressed_cache import (
+    KEYS,
+    METHOD,
+    VALUES,
+    cache_scheme,
+    reads_cache,
+    stored_scales,
+)
 from danlu.tokenizer.stamp import STAMP, add_to_stamp, read_stamp
 
 NOTE = "kv_cache"  # key of danlu.json
@@ -78,11 +86,45 @@ def attention_modules(decoder: Decoder) -> dict[str, int]:
     return found
 
 
-def scale_tensors(decoder: Decoder) -> dict[str, Tensor]:
-    """Return the fixed scales of a decoder by their stored names; nothing where there are none."""
-    rounding, published = decoder.kv_cache, decoder.published
-    if not isinstance(rounding, FixedRounding):
-        return {}
+@dataclass(frozen=True)
+class WrittenCache:
+    """Where a folder says how keys and values are rounded.
+
+    Attributes:
+        scheme: `kv_cache_scheme` of its `quantization_config`, or None.
+        tensors: its scales by their stored names.
+        note: what danlu.json says instead, or None.
+    """
+
+    scheme: Mapping[str, Any] | None
+    tensors: Mapping[str, Tensor]
+    note: CacheRounding | None
+
+
+def written_cache(decoder: Decoder, config: Mapping[str, Any] | None) -> WrittenCache:
+    """Return where a decoder's folder says how keys and values are rounded.
+
+    Args:
+        decoder: with its published form.
+        config: the `quantization_config` that is written, or None.
+    """
+    rounding = decoder.kv_cache
+    holds = config is not None and config.get("quant_method") == METHOD
+    if not holds or not isinstance(rounding, FixedRounding):
+        return WrittenCache(None, {}, rounding)
+    return WrittenCache(_scheme(decoder, rounding), _scale_tensors(decoder, rounding), None)
+
+
+def _scheme(decoder: Decoder, rounding: FixedRounding) -> Mapping[str, Any]:
+    """Return the scheme as it was read, where it still tells the truth."""
+    assert decoder.published is not None
+    scheme, read = cache_scheme(rounding), decoder.published.quantization or {}
+    before = read.get("kv_cache_scheme") if reads_cache(read) else None
+    return before if before and before["strategy"] == scheme["strategy"] else scheme
+
+
+def _scale_tensors(decoder: Decoder, rounding: FixedRounding) -> dict[str, Tensor]:
+    published = decoder.published
     assert published is not None
     return {
         f"{stored_name(module, published)}.{leaf}": scales

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from danlu.errors import CheckpointError
 from danlu.files import write_json
+from danlu.loading.kv_cache import WrittenCache, note_rounding, written_cache
 from danlu.loading.layout import HEAD, published_layout, stored_name
 from danlu.loading.written import Written, written_quantization
 from danlu.models.decoder import Decoder
@@ -27,7 +28,7 @@ def save_decoder(
     Names, split and dtype are those of the checkpoint that was opened, so an untouched model is
     given back byte for byte. Quantized layers are written in the format they were read in; where
     others are quantized now, in the first of `FORMATS` that holds all of them. Always the numbers
-    stay the same.
+    stay the same. How keys and values are rounded is in danlu.json where the format has no place.
 
     Args:
         decoder: a decoder without adapters (merge them first).
@@ -55,9 +56,11 @@ def save_decoder(
         )
     folder = Path(folder)
     written = written_quantization(decoder, quant_format)
-    tensors = _published_tensors(decoder, written, dtype)
+    cache = written_cache(decoder, written.config if written else None)
+    tensors = _published_tensors(decoder, written, dtype) | dict(cache.tensors)
     write_weights(folder, tensors, max_shard_bytes)
-    write_json(folder / "config.json", _config(decoder, written))
+    write_json(folder / "config.json", _config(decoder, written, cache))
+    note_rounding(folder, cache.note)
     for name, values in (written.files() if written else {}).items():
         write_json(folder / name, values)
     if decoder.published.generation_config is not None:
@@ -87,7 +90,7 @@ def _published_tensors(
     return tensors
 
 
-def _config(decoder: Decoder, written: Written | None) -> dict[str, Any]:
+def _config(decoder: Decoder, written: Written | None, cache: WrittenCache) -> dict[str, Any]:
     """Return the config.json: the published one, with what quantization changed."""
     assert decoder.published is not None
     config = dict(decoder.published.config)
@@ -96,6 +99,8 @@ def _config(decoder: Decoder, written: Written | None) -> dict[str, Any]:
         config.pop("quantization_config", None)
         return config
     config["quantization_config"] = dict(written.config)
+    if cache.scheme is not None:
+        config["quantization_config"]["kv_cache_scheme"] = dict(cache.scheme)
     if isinstance(decoder.lm_head, QuantizedLinear):
         config["tie_word_embeddings"] = False
     return config

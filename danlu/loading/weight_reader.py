@@ -10,6 +10,7 @@ from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import LinearFactory, family_named, read_json, scheme_for
 from danlu.loading.fusing import Fusion
+from danlu.loading.kv_cache import CacheScales, noted_rounding
 from danlu.loading.layout import EMBEDDING, HEAD, published_layout
 from danlu.loading.quantized import Layers, Quantization, rows_of
 from danlu.models.decoder import Decoder
@@ -57,6 +58,7 @@ class WeightReader:
         self.published = decoder.published
         self.family = family_named(self.published.family)
         self.layout = published_layout(decoder)
+        self.cache_scales = CacheScales(decoder, quantization.config if quantization else None)
         self.problems: list[str] = []
         self.dtypes: dict[str, torch.dtype] = {}
         self.unprefixed = False
@@ -74,7 +76,9 @@ class WeightReader:
         for name, tensor, path in stream(files):
             if complete := layers.complete_with(name, tensor):
                 self._accept_quantized(*complete)
-            elif not layers.holds(name) and not self._is_zero_bias(name, tensor, layers):
+            elif layers.holds(name) or self.cache_scales.take(name, tensor):
+                continue
+            elif not self._is_zero_bias(name, tensor, layers):
                 self._accept(name, tensor, path)
         self._check_complete(files)
         if not self.convert:
@@ -236,6 +240,8 @@ class WeightReader:
             same = torch.equal(self.tied_head.to(embedding), embedding)
             if not same:
                 self.problems.append("the head differs from the embedding, but both are tied.")
+        fixed = self.cache_scales.rounding()
+        self.problems += self.cache_scales.problems
         if self.problems:
             names = ", ".join(file.path.name for file in files)
             raise CheckpointError(
@@ -243,6 +249,7 @@ class WeightReader:
                 f"{self.published.family!r} with this config.json:{bullet_list(self.problems)}\n"
                 "Check that config.json belongs to these weights and that all files are complete."
             )
+        self.decoder.kv_cache = fixed or noted_rounding(self.folder, self.decoder)
 
     def _record(self) -> None:
         generation = self.folder / "generation_config.json"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from danlu.nn.cache_rounding import FixedRounding
 
+METHOD = "compressed-tensors"
 KEYS, VALUES = "k_scale", "v_scale"
 NOT_READ = (
     "keys and values are kept as they come; of kv_cache_scheme only 8-bit integers on fixed, "
@@ -23,6 +24,8 @@ STRATEGIES = {"tensor": "tensor", "attn_head": "head"}
 def reads_cache(config: Mapping[str, Any]) -> bool:
     """Return whether a `quantization_config` rounds keys and values, in a way that is read here."""
     scheme = config.get("kv_cache_scheme") or {}
+    if config.get("quant_method") != METHOD:
+        return False
     integers = scheme.get("type") == "int" and scheme.get("num_bits") == 8
     fixed = not scheme.get("dynamic") and scheme.get("symmetric", True)
     return bool(integers and fixed and scheme.get("strategy") in STRATEGIES)

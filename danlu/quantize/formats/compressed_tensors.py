@@ -18,6 +18,7 @@ from torch import Tensor
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.bits import WORD_BITS, pack, unpack
+from danlu.quantize.compressed_cache import cache_notes
 from danlu.quantize.compressed_groups import (
     activation_problems,
     groups_with_weights,
@@ -38,7 +39,7 @@ STRATEGIES = ("channel", "group", "tensor")
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
 INPUTS = {"scale": "input_scale", "zero_point": "input_zero_point"}
 OUTPUTS = "what leaves a layer is not quantized here"
-CACHE = "keys and values are not quantized here"
+CACHE = "scales of keys and values that are kept as they come"
 
 
 class CompressedTensors:
@@ -85,10 +86,9 @@ class CompressedTensors:
         return []
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
-        """Return that outputs of layers and the cache stay as they are."""
+        """Return that outputs of layers, and a cache that is not read, stay as they are."""
         outputs = any(group.get("output_activations") for group in groups_with_weights(config))
-        cache = config.get("kv_cache_scheme")
-        return [OUTPUTS] * outputs + [CACHE] * bool(cache)
+        return [OUTPUTS] * outputs + cache_notes(config)
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
         """Return the parts of quantized layers."""
@@ -164,7 +164,7 @@ class CompressedTensors:
         return {INPUTS[name]: tensor for name, tensor in tensors.items()}
 
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the config without what is not kept: scales of the cache and of outputs."""
+        """Return the config without what is not kept: scales of outputs; saving tells the cache."""
         groups = {
             name: {**group, "output_activations": None}
             for name, group in config["config_groups"].items()
