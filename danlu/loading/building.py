@@ -17,7 +17,7 @@ from danlu.models.published import Published
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.packed import PackedLinear, can_pack
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding import input_rounding, quantize_weight
 from danlu.tokenizer.stamp import stamped_family
 
 LinearFactory = Callable[[str, Tensor, nn.Parameter | None], LinearLike]
@@ -138,13 +138,14 @@ def dense(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
 
 
 def rounding(scheme: QuantScheme) -> LinearFactory:
-    """Return the factory that rounds every weight to integers (see `quantize_rtn`)."""
+    """Return the factory that rounds every weight to integers, row by row."""
 
     def make(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
         chosen = scheme_for(name, scheme)
         if chosen is None:
             return dense(name, weight.clone(), bias)
-        return QuantizedLinear(quantize_rtn(weight, chosen, name), bias)
+        rounded = quantize_weight(weight, chosen, name)
+        return QuantizedLinear(rounded, bias, weight.dtype, input_rounding(chosen))
 
     return make
 
@@ -158,8 +159,9 @@ def packed(name: str, weight: Tensor, bias: nn.Parameter | None) -> LinearLike:
 
 def scheme_for(name: str, scheme: QuantScheme) -> QuantScheme | None:
     """Return the scheme of the layer called `name`; None for a head that is left alone."""
-    if name != "lm_head" or scheme.head_bits == scheme.bits:
+    weights_alone = not scheme.rounds_inputs
+    if name != "lm_head" or (scheme.head_bits == scheme.bits and weights_alone):
         return scheme
     if scheme.head_bits is None:
-        return None if scheme.is_code_book else scheme
+        return scheme if weights_alone and not scheme.is_code_book else None
     return PRESETS.get(f"int{scheme.head_bits}")

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from danlu.config.quantize.scheme import QuantScheme
+from danlu.quantize.activations import DynamicPerToken, InputRounding
 from danlu.quantize.blockwise import quantize_blockwise
+from danlu.quantize.outliers import OutlierColumns, quantize_int8_rows
 from danlu.quantize.rtn import quantize_rtn
 from danlu.quantize.weight import QuantizedWeight
 
@@ -13,6 +15,7 @@ METHODS: dict[str, Callable[[Tensor, QuantScheme, str], QuantizedWeight]] = {
     "rtn": quantize_rtn,
     "nf4": quantize_blockwise,
     "fp4": quantize_blockwise,
+    "llm_int8": lambda weight_OI, scheme, name: quantize_int8_rows(weight_OI, name),
 }
 
 
@@ -28,3 +31,10 @@ def quantize_weight(weight_OI: Tensor, scheme: QuantScheme, name: str) -> Quanti
         QuantizationError: if the weight does not fit the scheme, or is not finite.
     """
     return METHODS[scheme.method](weight_OI, scheme, name)
+
+
+def input_rounding(scheme: QuantScheme) -> InputRounding | None:
+    """Return how a scheme rounds what enters a layer; None: not at all."""
+    if scheme.threshold is not None:
+        return OutlierColumns(scheme.threshold)
+    return DynamicPerToken() if scheme.activations else None

@@ -11,20 +11,25 @@ from danlu.errors import ConfigError, did_you_mean
 KERNEL_GROUP_SIZES = (32, 64, 128, 256)
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
-PresetName = Literal["int8", "int4", "nf4", "fp4"]
-GRID_KEYS = ("group_size", "symmetric")
+PresetName = Literal["int8", "int4", "nf4", "fp4", "llm_int8", "w8a8"]
+GRID_KEYS = ("group_size", "symmetric", "activations")
 BOOK_KEYS = ("block_size", "double_quant", "double_quant_block_size")
+KEYS = {"rtn": GRID_KEYS, "nf4": BOOK_KEYS, "fp4": BOOK_KEYS, "llm_int8": ("threshold",)}
+BITS = {"nf4": 4, "fp4": 4, "llm_int8": 8}
 
 
 class QuantScheme(Config):
-    """Weights in few bits: integers (rtn), or entries of a table of 16 numbers (nf4, fp4)."""
+    """Weights in few bits: integers (rtn, llm_int8), or entries of a table of 16 (nf4, fp4)."""
 
-    method: Literal["rtn", "nf4", "fp4"] = Field(
+    method: Literal["rtn", "nf4", "fp4", "llm_int8"] = Field(
         "rtn",
         description="how weights are rounded; rtn: to the nearest integer; nf4, fp4: to the "
-        "nearest of 16 numbers, as QLoRA does",
+        "nearest of 16 numbers, as QLoRA does; llm_int8: to 8-bit integers, and inputs too but "
+        "for columns with large ones",
     )
-    bits: Literal[2, 3, 4, 8] = Field(4, description="bits per weight; nf4 and fp4 have 4")
+    bits: Literal[2, 3, 4, 8] = Field(
+        4, description="bits per weight; nf4 and fp4 have 4, llm_int8 8"
+    )
     group_size: int | None = Field(
         None,
         description="rtn: inputs that share a scale, -1 for a whole row; by default 32, "
@@ -33,6 +38,17 @@ class QuantScheme(Config):
     )
     symmetric: bool | None = Field(
         None, description="rtn: no zero points; by default true for 8 bits, else false"
+    )
+    activations: Literal["dynamic"] | None = Field(
+        None,
+        description="rtn in 8 bits by whole rows: dynamic rounds inputs too, on a scale for each "
+        "token as it comes; by default they stay as they are",
+    )
+    threshold: float | None = Field(
+        None,
+        description="llm_int8: size from which an input keeps its column exact, 0 for none; by "
+        "default 6",
+        ge=0,
     )
     block_size: int | None = Field(
         None,
@@ -49,13 +65,18 @@ class QuantScheme(Config):
     head_bits: Literal[4, 8, 16] | None = Field(
         None,
         description="bits of the output head, 16 leaves it alone; by default as the others for "
-        "rtn, and alone for nf4 and fp4",
+        "rtn, and alone for nf4 and fp4 and where inputs are rounded",
     )
 
     @property
     def is_code_book(self) -> bool:
         """Whether codes name entries of a table."""
-        return self.method != "rtn"
+        return self.method in ("nf4", "fp4")
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether what enters a layer is rounded too."""
+        return self.method == "llm_int8" or self.activations is not None
 
     @property
     def summary(self) -> str:
@@ -63,8 +84,11 @@ class QuantScheme(Config):
         if self.is_code_book:
             scales = ", double quantization" if self.double_quant else ""
             return f"{self.method}, {self.bits} bits, blocks of {self.block_size}{scales}"
+        if self.method == "llm_int8":
+            return f"llm_int8, 8 bits, inputs from {self.threshold:g} on exact"
         spans = "whole rows" if self.group_size == -1 else f"groups of {self.group_size}"
-        return f"{self.method}, {self.bits} bits, {spans}"
+        inputs = ", inputs in 8 bits" if self.activations else ""
+        return f"{self.method}, {self.bits} bits, {spans}{inputs}"
 
     @model_validator(mode="before")
     @classmethod
@@ -73,15 +97,20 @@ class QuantScheme(Config):
         if not isinstance(values, dict):
             return values
         given = {key: value for key, value in values.items() if value is not None}
-        if given.get("method", "rtn") == "rtn":
-            eight = values.get("bits") == 8
-            return {"group_size": -1 if eight else 32, "symmetric": eight, **given}
+        method = given.get("method", "rtn")
+        if method == "llm_int8":
+            return {"bits": 8, "threshold": 6.0, **given}
+        if method == "rtn":
+            bits = given.get("bits", 8 if "activations" in given else 4)
+            rows = {"group_size": -1, "symmetric": True}
+            groups = {"group_size": 32, "symmetric": False}
+            return {"bits": bits, **(rows if bits == 8 else groups), **given}
         return {"block_size": 64, "double_quant": True, "double_quant_block_size": 256, **given}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        foreign = GRID_KEYS if self.is_code_book else BOOK_KEYS
-        own = BOOK_KEYS if self.is_code_book else GRID_KEYS
+        own = KEYS[self.method]
+        foreign = {key: None for keys in KEYS.values() for key in keys if key not in own}
         wrong = [key for key in foreign if getattr(self, key) is not None]
         if wrong:
             raise ValueError(
@@ -89,8 +118,14 @@ class QuantScheme(Config):
             )
         if self.group_size == 0:
             raise ValueError("group_size is 0; expected a positive number, or -1 for whole rows")
-        if self.is_code_book and self.bits != 4:
-            raise ValueError(f"{self.method} has 4 bits, not {self.bits}")
+        if self.bits != BITS.get(self.method, self.bits):
+            raise ValueError(f"{self.method} has {BITS[self.method]} bits, not {self.bits}")
+        if self.activations and (self.bits, self.group_size, self.symmetric) != (8, -1, True):
+            raise ValueError(
+                "activations are rounded for products of 8-bit integers; expected bits 8, "
+                f"group_size -1 and symmetric beside them, not {self.bits}, {self.group_size} and "
+                f"{'symmetric' if self.symmetric else 'not symmetric'}"
+            )
         if self.block_size is not None and self.block_size not in BLOCK_SIZES:
             known = ", ".join(map(str, BLOCK_SIZES))
             raise ValueError(f"block_size is {self.block_size}; expected one of {known}")
@@ -112,6 +147,8 @@ PRESETS: Mapping[str, QuantScheme] = {
     "int4": QuantScheme(bits=4),
     "nf4": QuantScheme(method="nf4"),
     "fp4": QuantScheme(method="fp4"),
+    "llm_int8": QuantScheme(method="llm_int8"),
+    "w8a8": QuantScheme(activations="dynamic"),
 }
 
 
