@@ -49,7 +49,10 @@ def published(weight_OI: Tensor, moment_II: Tensor, scheme: GptqScheme) -> Tenso
     for i in range(weight.shape[1]):
         if i % 128 == 0:  # every group of a block gets its scale when the block is reached
             block = weight[:, i : i + 128].unflatten(1, (-1, scheme.group_size))
-            scales = (block.abs().amax(-1) / (half - 0.5)).float().double()
+            above, below = block.amax(-1), -block.amin(-1)
+            longer, shorter = torch.maximum(above, below), torch.minimum(above, below)
+            steps = torch.maximum(longer / half, shorter / (half - 0.5))
+            scales = torch.where(above > below, -steps, steps).float().double()
         scale = scales[:, i % 128 // scheme.group_size]
         rounded[:, i] = (weight[:, i] / scale).round().clamp(-half, half - 1) * scale
         lost = (weight[:, i] - rounded[:, i]) / inverse[i, i]
@@ -79,18 +82,15 @@ def test_rounded_weights_are_those_of_the_published_algorithm(bits: int) -> None
         ("gptq_gar", {}),  # the tool's own way to keep groups as runs of inputs
     ],
 )
-def test_errors_are_not_above_those_of_the_stock_tool(
+def test_errors_are_below_those_of_the_stock_tool(
     variant: str, changes: dict[str, bool], shared: Path
 ) -> None:
     folder = shared / "interop-quant" / "calib-gptq"
     case = load_file(folder / "calibration.safetensors")
     theirs = json.loads((folder / "about.json").read_text())["tool_error"][variant]
-    scheme = GptqScheme(group_size=32, **changes)
+    scheme = GptqScheme(group_size=32, damping=0.01, **changes)
     weight, _ = quantize_gptq(case["W"], moment_of(case["X"]), scheme)
-    assert error(case["X"], case["W"], weight.dequantize()) <= 1.02 * theirs
-    if changes:
-        expected = case[f"{variant}.q"].int() - 8
-        assert float((weight.codes == expected).float().mean()) > 0.999
+    assert error(case["X"], case["W"], weight.dequantize()) <= 0.97 * theirs
     if variant == "gptq_act":
         assert weight.groups is not None
         assert torch.equal(weight.groups, case["gptq_act.g_idx"])
@@ -141,12 +141,13 @@ def test_inputs_that_never_occur_are_rounded_to_nearest(act_order: bool) -> None
     x_NI[:, 32:] = 0
     scheme = GptqScheme(group_size=32, act_order=act_order)
     weight, notes = quantize_gptq(weight_OI, moment_of(x_NI), scheme)
-    plain = quantize_rtn(weight_OI, QuantScheme(group_size=32, symmetric=True))
-    assert torch.equal(weight.codes[:, 32:], plain.codes[:, 32:])
-    assert not torch.equal(weight.codes[:, :32], plain.codes[:, :32])
+    nearest = (weight_OI / weight.scales.repeat_interleave(32, 1)).round().clamp(-8, 7)
+    assert torch.equal(weight.codes[:, 32:], nearest[:, 32:])
+    assert not torch.equal(weight.codes[:, :32], nearest[:, :32])
     assert notes == ("32 of 64 inputs are always zero on the calibration text",)
     silent, _ = quantize_gptq(weight_OI, torch.zeros(64, 64), scheme)  # an expert nobody chose
-    assert torch.equal(silent.codes, plain.codes)
+    nearest = (weight_OI / silent.scales.repeat_interleave(32, 1)).round().clamp(-8, 7)
+    assert torch.equal(silent.codes, nearest)  # as rounding to nearest
 
 
 def test_bad_input_is_refused_with_the_name_of_the_layer() -> None:
@@ -157,7 +158,7 @@ def test_bad_input_is_refused_with_the_name_of_the_layer() -> None:
     broken[3, 4] = torch.nan
     with pytest.raises(QuantizationError, match="inputs of q_proj are not finite"):
         quantize_gptq(weight_OI, broken, GptqScheme(group_size=32), "q_proj")
-    with pytest.raises(QuantizationError, match=r"q_proj.*no Cholesky factor with a damping of 10"):
+    with pytest.raises(QuantizationError, match=r"q_proj.*no Cholesky factor with a damping of 5;"):
         quantize_gptq(weight_OI, torch.eye(64) - 100.0, GptqScheme(group_size=32), "q_proj")
     weight_OI[2, 3] = torch.inf
     with pytest.raises(QuantizationError, match="q_proj holds values that are not finite"):

@@ -102,8 +102,10 @@ class _Grids:
     def fit(self, weights_IO: Tensor, first: int) -> None:
         """Find the grids of groups from `first` on, of inputs that follow each other."""
         groups_GgO = weights_IO.unflatten(0, (-1, self.group_size))
-        bits, symmetric = self._scheme.bits, self._scheme.symmetric
-        scales_GO, zeros_GO = grid_of(groups_GgO, 1, bits, symmetric, self._dtype)
+        if self._scheme.symmetric:
+            scales_GO, zeros_GO = _signed_scales(groups_GgO, self._scheme.bits, self._dtype), None
+        else:
+            scales_GO, zeros_GO = grid_of(groups_GgO, 1, self._scheme.bits, False, self._dtype)
         which = slice(first, first + len(scales_GO))
         self._scales_GO[which] = scales_GO.float()
         if self._zeros_GO is not None and zeros_GO is not None:
@@ -133,6 +135,21 @@ class _Grids:
             bits=self._scheme.bits,
             groups=regular_groups(groups, len(self._scales_GO)),
         )
+
+
+def _signed_scales(groups_GgO: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Return scales [G, out] without zero points, some of them negative.
+
+    There is one code more below zero than above: it goes to the side on which a group reaches
+    farther, by the sign of its scale. The other side may lie half a step beyond its last code.
+    """
+    low, high = code_range(bits)
+    above_GO, below_GO = groups_GgO.amax(1), -groups_GgO.amin(1)
+    longer_GO = torch.maximum(above_GO, below_GO)
+    shorter_GO = torch.minimum(above_GO, below_GO)
+    steps_GO = torch.maximum(longer_GO / -low, shorter_GO / (high + 0.5))
+    scales_GO = torch.where(above_GO > below_GO, -steps_GO, steps_GO).to(dtype)
+    return torch.where(scales_GO == 0, torch.ones_like(scales_GO), scales_GO)
 
 
 class _Rounding:

@@ -30,7 +30,9 @@ class Gptq:
         weight, notes = quantize_gptq(together, moment_II, scheme, " and ".join(names))
         start = 0
         for name, layer in zip(names, dense, strict=True):
-            block.put(name, weight.rows(slice(start, start + len(layer))), notes=notes)
+            rows = weight.rows(slice(start, start + len(layer)))
+            own = {part: tensor.clone() for part, tensor in rows.tensors().items()}
+            block.put(name, rows.with_tensors(own), notes=notes)
             start += len(layer)
 
 

@@ -25,7 +25,7 @@ class GptqScheme(Config):
         "groups follow the order of rounding, a little better and read by few",
     )
     damping: float = Field(
-        0.01,
+        0.05,
         gt=0,
         description="share of the mean curvature added to the diagonal; raised step by step where "
         "that is not enough",

@@ -4,8 +4,9 @@ Source: the published files of AutoGPTQ 0.3 and GPTQModel 7.6. Of a layer X with
 X.qweight int32 [in * bits / 32, out], a stream along the inputs; X.qzeros int32
 [G, out * bits / 32], a stream along the outputs; X.scales [G, out]; X.g_idx int32 [in], the group
 of each input, in no order where columns were quantized by activation (desc_act). The first version
-stores zero points less one. Bits and groups are read from the shapes, since a config may give
-single layers others; the rest of a config tells how the codes were found.
+stores zero points less one; only symmetric weights are written in it, since tools disagree about a
+zero point of 0. Bits and groups are read from the shapes, since a config may give single layers
+others ("dynamic"); the rest of a config tells how the codes were found.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from danlu.errors import QuantizationError
 from danlu.quantize.bits import WORD_BITS, pack_stream, unpack_stream
 from danlu.quantize.format import Part, parts_with, refuse, require
+from danlu.quantize.gptq_config import gptq_config
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.stated import bits_problems, group_problems
 from danlu.quantize.weight import QuantizedWeight
@@ -28,8 +30,12 @@ LAYOUTS = ("gptq", "gptq_v2")
 
 
 class Gptq:
-    """The format; see the module docstring."""
+    """The format; see the module docstring.
 
+    Written under the name gptq, weights with zero points are of the second version all the same.
+    """
+
+    names = LAYOUTS
     ignored: Sequence[Ignore] = (Ignore(".rotary_emb.inv_freq", "computed from the config"),)
 
     def claims(self, config: Mapping[str, Any]) -> bool:
@@ -117,6 +123,19 @@ class Gptq:
             "scales": weight.scales.t().contiguous(),
             "g_idx": groups.to(torch.int32),
         }
+
+    def config(
+        self,
+        weights: Mapping[str, QuantizedWeight],
+        unquantized: Sequence[str],
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the `quantization_config`: what most layers are, and the others by name."""
+        return gptq_config(weights, unquantized, name)
+
+    def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the config in the file where tools looked before it was in config.json."""
+        return {"quantize_config.json": dict(config)}
 
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
