@@ -136,7 +136,7 @@ def test_init_writes_a_run_file_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Did you mean 'lora'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["sft", "lora", "qlora", "prefix", "dpo", "pretrain"])
+@pytest.mark.parametrize("kind", ["sft", "lora", "qlora", "prefix", "dpo", "quantize", "pretrain"])
 def test_init_to_stdout_is_the_file(
     kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def test_every_method_and_kind_of_run_file_is_there() -> None:
     }
     assert known - {"simpo", "kto", "orpo", "cpo"} == methods
     assert all(f"`{name}`" in TEXT for name in known)
-    assert set(re.findall(r"--kind (\w+)", TEXT)) | {"sft", "prefix"} == set(STARTERS)
+    assert set(re.findall(r"--kind (\w+)", TEXT)) | {"sft", "prefix", "quantize"} == set(STARTERS)
 
 
 def test_every_shape_has_a_row_that_is_read(tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ from command_line import Capture, complained, printed
 
 from danlu.commands.migrate.migrating import migrate
 from danlu.commands.migrate.old_command import parse_command
+from danlu.config.data import sources
 from danlu.config.load import load_config
+from danlu.config.quantize.gptq import GptqScheme
+from danlu.config.quantize.run import QuantizeRun
+from danlu.config.quantize.w8a8 import ShiftConfig, SmoothConfig, W8A8Scheme
 from danlu.config.run import FinetuneRun
 from danlu.errors import ConfigError, OutputError
 
@@ -182,6 +186,83 @@ def test_flags_that_are_not_known_are_said() -> None:
     assert "warmup_ratio" in draft.missing["--warmup_ration 0.1"]
 
 
+PTQ = LAUNCH + "finetune_generation.py ./llama/ptq_argument.json"
+ONLINE = (
+    "python finetune_generation.py --do_ptq True --model_name_or_path m --dataset_name_or_path d"
+)
+
+
+def quantize_run_of(old: str, tmp_path: Path) -> QuantizeRun:
+    migration = migrate(old)
+    assert migration.command == "danlu quantize RUN.yaml"
+    assert migration.draft is not None
+    assert migration.draft.missing == {}
+    path = tmp_path / "run.yaml"
+    path.write_text(migration.draft.text(), encoding="utf-8")
+    return load_config(QuantizeRun, path)
+
+
+def test_paddle_ptq_is_smoothed_w8a8_on_the_training_data(tmp_path: Path) -> None:
+    run = quantize_run_of(PTQ, tmp_path)
+    assert run.scheme == W8A8Scheme(
+        activations="static",
+        shift=None,
+        smooth=SmoothConfig(
+            sampler="none", steps=16, piecewise_search=True, k_piece=3, search_piece=True
+        ),
+    )
+    assert (run.out, run.calibration.samples) == ("./checkpoints/llama_ptq_ckpts", 16 * 8)
+    assert run.calibration.sources == sources("./data")
+    assert run.report.text == "data/dev.json"
+
+
+def test_every_option_of_smoothing_and_shifting_has_its_key(tmp_path: Path) -> None:
+    flags = (
+        " --shift True --shift_all_linear True --shift_sampler ema --shift_step 4 --smooth True"
+        " --smooth_all_linears True --smooth_sampler multi_step --smooth_step 8"
+        " --search_alpha_min 0.3 --search_scale_max 4 --skip_list_names down_proj lm_head"
+        " --quant_type A8W8C8"
+    )
+    run = quantize_run_of(ONLINE + flags, tmp_path)
+    assert isinstance(run.scheme, W8A8Scheme)
+    assert run.scheme.shift == ShiftConfig(all_linears=True, sampler="ema", steps=4)
+    assert run.scheme.smooth == SmoothConfig(
+        all_linears=True,
+        sampler="multi_step",
+        steps=8,
+        search_alpha=(0.3, 0.8),
+        search_scale=(1.0, 4.0),
+    )
+    assert run.skip == ["*down_proj*", "*lm_head*"]
+    assert run.kv_cache is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "bits"),
+    [
+        ("--quant_type WINT8", "rtn", 8),
+        ("--quant_type weight_only_int4", "rtn", 4),
+        ("--do_gptq True", "gptq", 4),
+    ],
+)
+def test_types_of_quantization(flags: str, method: str, bits: int, tmp_path: Path) -> None:
+    run = quantize_run_of(f"{ONLINE} {flags}", tmp_path)
+    assert (run.scheme.method, run.scheme.bits) == (method, bits)
+    with pytest.raises(ConfigError, match="--quant_type is 'W2A2'; expected one of a8w8"):
+        migrate(ONLINE + " --quant_type W2A2")
+
+
+def test_qwen_gptq_is_one_command_without_work_by_hand(tmp_path: Path) -> None:
+    old = "python run_gptq.py --model_name_or_path m --data_path d.json --out_path o --bits 8"
+    run = quantize_run_of(old, tmp_path)
+    assert run.scheme == GptqScheme(bits=8, act_order=False, damping=0.01)
+    assert (run.model, run.out, run.calibration.max_tokens) == ("m", "o", 8192)
+    assert run.calibration.sources == sources("d.json")
+    assert any("no file to be renamed" in note for note in migrate(old).notes)
+    with pytest.raises(ConfigError, match="--bits four"):
+        migrate(old.replace("8", "four"))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -193,7 +274,6 @@ def test_flags_that_are_not_known_are_said() -> None:
             "python predictor.py --model_name_or_path m --prefix_path p",
             "danlu generate m --prompt TEXT --adapter p",
         ),
-        ("python finetune_generation.py ./llama/gptq_argument.json", "danlu quantize"),
         ("python cli_demo.py -c 'my model'", "danlu chat 'my model'"),
     ],
 )

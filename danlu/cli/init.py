@@ -13,7 +13,7 @@ def command(
         str,
         typer.Option(
             help="What to run: sft (every weight), lora, qlora (on 4 bits), prefix, dpo "
-            "(preferences) or pretrain."
+            "(preferences), quantize or pretrain."
         ),
     ] = "lora",
     out: Annotated[

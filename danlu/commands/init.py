@@ -9,6 +9,8 @@ from danlu.config.adapter import LoraConfig, PrefixConfig
 from danlu.config.align import starter as align_starter
 from danlu.config.base import Config
 from danlu.config.data import FinetuneData, PretrainData, sources
+from danlu.config.quantize.gptq import GptqScheme
+from danlu.config.quantize.run import Bounds, CalibrationData, QuantizeRun
 from danlu.config.run import FinetuneRun, PretrainRun
 from danlu.config.template import dump_yaml
 from danlu.config.train import TrainOptions
@@ -114,11 +116,22 @@ def _prefix() -> FinetuneRun:
     return _tuned("prefix", train, adapter=PrefixConfig())
 
 
+def _quantize() -> QuantizeRun:
+    return QuantizeRun(
+        model="runs/merged",
+        out="runs/merged-int4",
+        scheme=GptqScheme(),
+        calibration=CalibrationData(sources=sources("instructions.jsonl")),
+        bounds=Bounds(max_ppl_increase=0.05),
+    )
+
+
 STARTERS: dict[str, Starter] = {
     "sft": Starter("finetune", "Every weight is trained on conversations.", _sft),
     "lora": Starter("finetune", "A LoRA adapter is trained on conversations.", _lora),
     "qlora": Starter("finetune", "LoRA on a base in 4 bits: the least memory.", _qlora),
     "prefix": Starter("finetune", "Keys and values in front of every text are trained.", _prefix),
     "dpo": Starter("align", "A model learns which of two answers is preferred.", align_starter),
+    "quantize": Starter("quantize", "A model in fewer bits, with what that costs.", _quantize),
     "pretrain": Starter("pretrain", "A new model learns raw text.", _pretrain),
 }

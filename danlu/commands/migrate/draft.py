@@ -7,7 +7,10 @@ from typing import Any
 from danlu.config.yaml_text import scalar_text
 
 _REMARK_COLUMN = 44
-_ORDER = ("out", "seed", "model", "family", "quantize", "warm_start", "data", "adapter", "train")
+_ORDER = (
+    *("out", "seed", "model", "family", "quantize", "warm_start", "data", "adapter", "train"),
+    *("scheme", "skip", "kv_cache", "calibration", "report"),
+)
 
 
 @dataclass

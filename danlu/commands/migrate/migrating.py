@@ -17,7 +17,9 @@ NUMBERS = (
     *("lora_r", "lora_rank", "lora_alpha", "lora_dropout", "neftune_noise_alpha"),
     *("batch_size", "lr", "epochs", "warm_up", "warm_up_iters", "max_length", "eps"),
     *("clip_grad", "lora_plus_scale", "tensor_parallel_degree", "pipeline_parallel_degree"),
-    *("sharding_parallel_degree", "src_length"),
+    *("sharding_parallel_degree", "src_length", "ptq_step", "gptq_step", "shift_step"),
+    *("smooth_step", "smooth_k_piece", "search_alpha_min", "search_alpha_max"),
+    *("search_scale_min", "search_scale_max", "max_len", "bits", "group-size", "group_size"),
 )
 FILES = (".json", ".yaml", ".yml")
 

@@ -35,18 +35,10 @@ def _chat(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
     return f"danlu chat {_model(arguments)}", ()
 
 
-def _gptq(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
-    out = shlex.quote(str(arguments.get("out_path", "OUT")))
-    bits = arguments.get("bits", 4)
-    note = "It rounds to the nearest; calibrated methods are listed by `danlu quantize --help`."
-    return f"danlu quantize {_model(arguments)} {out} --bits {bits}", (note,)
-
-
 _COMMANDS: Mapping[str, tuple[str, Callable[[Arguments], tuple[str, tuple[str, ...]]]]] = {
     "merge_lora_params.py": ("PaddleNLP", _merge),
     "predictor.py": ("PaddleNLP", _predict),
     "cli_demo.py": ("Qwen or Baichuan 2", _chat),
-    "run_gptq.py": ("Qwen", _gptq),
 }
 
 

@@ -18,6 +18,7 @@ from danlu.commands.migrate.draft import (
     shown,
 )
 from danlu.commands.migrate.old_command import OldCommand
+from danlu.commands.migrate.ptq import migrate_quantization
 from danlu.commands.migrate.source import Migration, Source, apply_rules
 from danlu.commands.migrate.trainer import COMPLETE_RULES, DEFAULTS, finish
 from danlu.errors import ConfigError
@@ -25,12 +26,32 @@ from danlu.errors import ConfigError
 _SCRIPTS = ("finetune_generation.py", "run_finetune.py")
 _KEYS = {"dataset_name_or_path", "src_length", "prefix_tuning", "zero_padding", "intokens"}
 _DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "src_length": 1024, "max_length": 2048}
+_QUANTIZING_SHARED: Mapping[str, Any] = {
+    "dataset_name_or_path": "./data",
+    "per_device_train_batch_size": 8,
+    "src_length": 1024,
+    "max_length": 2048,
+    "fp16": True,
+}
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "sft_argument.json": {"learning_rate": 3e-5, "zero_padding": True},
     "sft_pp_argument.json": {"learning_rate": 3e-5, "zero_padding": True},
     "lora_argument.json": {"learning_rate": 3e-4, "lora": True},
     "pt_argument.json": {"learning_rate": 3e-2, "prefix_tuning": True},
+    "ptq_argument.json": {
+        **_QUANTIZING_SHARED,
+        "do_ptq": True,
+        "ptq_step": 16,
+        "smooth": True,
+        "smooth_step": 16,
+        "smooth_all_linears": True,
+        "smooth_piecewise_search": True,
+        "smooth_k_piece": 3,
+        "smooth_search_piece": True,
+    },
+    "gptq_argument.json": {**_QUANTIZING_SHARED, "do_gptq": True, "gptq_step": 8},
 }
+_QUANTIZING = ("ptq_argument.json", "gptq_argument.json")
 _PUBLISHED_SHARED: Mapping[str, Any] = {
     "dataset_name_or_path": "./data",
     "per_device_train_batch_size": 4,
@@ -45,7 +66,6 @@ _PUBLISHED_SHARED: Mapping[str, Any] = {
     "recompute": True,
     "save_total_limit": 1,
 }
-_QUANTIZING = ("ptq_argument.json", "gptq_argument.json")
 _QUANTIZED = {"nf4": "nf4", "fp4": "fp4", "weight_only_int8": "int8", "weight_only_int4": "int4"}
 _NOT_HERE = (
     "The file of arguments is not in this folder; these are the values that PaddleNLP published "
@@ -59,10 +79,9 @@ def _claims(old: OldCommand) -> bool:
 
 def _translate(old: OldCommand) -> Migration:
     given, notes = _given(old)
+    if any(not is_off(given.get(mode)) for mode in ("do_ptq", "do_gptq", "do_qat")):
+        return migrate_quantization(given, _RULES, notes)
     arguments = {**_DEFAULTS, **given}
-    for mode in ("do_ptq", "do_gptq", "do_qat"):
-        if not is_off(arguments.get(mode)):
-            return _quantizing(str(arguments.get("model_name_or_path", "MODEL")))
     draft = Draft()
     apply_rules(draft, _RULES, arguments)
     _data(draft, str(arguments.get("dataset_name_or_path", "./data")))
@@ -84,26 +103,14 @@ def _given(old: OldCommand) -> tuple[dict[str, Any], tuple[str, ...]]:
     path = Path(files[0])
     if path.is_file():
         return {**read_arguments(path), **old.arguments}, ()
-    if path.name in _QUANTIZING:
-        return {"do_ptq": True, **old.arguments}, ()
     if path.name not in _PUBLISHED:
         return {**read_arguments(path), **old.arguments}, ()
     model = PurePosixPath(files[0]).parent.name or "MODEL"
     method = path.name.split("_")[0]
     own = {"model_name_or_path": model, "output_dir": f"./checkpoints/{model}_{method}_ckpts"}
-    published = {**_PUBLISHED_SHARED, **own, **_PUBLISHED[path.name]}
+    shared = {} if path.name in _QUANTIZING else _PUBLISHED_SHARED
+    published = {**shared, **own, **_PUBLISHED[path.name]}
     return {**published, **old.arguments}, (_NOT_HERE,)
-
-
-def _quantizing(model: str) -> Migration:
-    return Migration(
-        "PaddleNLP",
-        f"danlu quantize {model} {model}-int4 --bits 4",
-        notes=(
-            "Quantization is a command of its own here, and no part of fine-tuning. "
-            "`danlu quantize --help` lists the methods.",
-        ),
-    )
 
 
 def _data(draft: Draft, name: str) -> None:
