@@ -80,7 +80,7 @@ def shift_obstacle(decoder: Decoder, group: ScalingGroup) -> str | None:
     through an activation or a gate.
     """
     if group.kind == "up":
-        return "a shift does not pass through the activation of the MLP"
+        return f"a shift does not pass through the activation behind {group.source}"
     for name in (group.source, *group.consumers):
         if getattr(decoder.get_submodule(name), "bias", None) is None:
             return f"{name} has no bias in this architecture, and its files can hold none"
