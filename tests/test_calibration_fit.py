@@ -2,10 +2,12 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import golden
+from torch import Tensor
 
 from danlu.calibration.fitting.candidates import (
     SMALLER,
@@ -13,12 +15,20 @@ from danlu.calibration.fitting.candidates import (
     dividing,
     group_size,
     stored_bytes,
+    stored_parts,
 )
+from danlu.calibration.fitting.fit import fit_run
 from danlu.calibration.fitting.groups import groups_of_layers
 from danlu.calibration.fitting.knapsack import Option, least_cost, least_harm
+from danlu.calibration.fitting.measuring import Survey
+from danlu.calibration.walk import quantize_decoder
+from danlu.config.quantize.run import Fit, Override, QuantizeRun
 from danlu.config.quantize.scheme import QuantScheme
-from danlu.loading import decoder_from_config
+from danlu.errors import OutputError, QuantizationError
+from danlu.loading import decoder_from_config, load_decoder, save_decoder
 from danlu.loading.building import read_json
+from danlu.models.decoder import Decoder
+from danlu.progress import Silent
 from danlu.quantize.formats.compressed_tensors import FORMAT
 from danlu.quantize.rtn import quantize_rtn
 
@@ -60,7 +70,7 @@ def test_many_layers_of_odd_sizes_stay_within_the_bound() -> None:
     rng = random.Random(0)
     items = [
         [Option(bits * size, rng.random() / bits**2) for bits in (3, 4, 5, 8, 16)]
-        for size in (rng.randrange(10**6, 10**7) for _ in range(100))
+        for size in (rng.randrange(10**6, 10**7) for _ in range(60))
     ]
     budget = least_cost(items) * 2
     states = 4000
@@ -93,7 +103,9 @@ def test_layers_that_engines_fuse_are_in_one_group(family: str, expected: list[s
     assert sorted(itertools.chain(*groups)) == sorted(inside)
 
 
-@pytest.mark.parametrize("scheme", [*USUAL[:2], QuantScheme(bits=4, group_size=16)])
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(bits=8), QuantScheme(bits=4), QuantScheme(bits=4, group_size=16)]
+)
 def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
     weight = torch.randn(48, 96).to(torch.bfloat16)
     grid = quantize_rtn(weight, scheme)
@@ -101,6 +113,7 @@ def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
     config = {"format": "pack-quantized", "config_groups": {"group_0": layers}}
     parts = FORMAT.encode(grid, config)
     found = stored_bytes(weight.shape, scheme, 2)
+    assert sorted(stored_parts(scheme)) == sorted(parts)
     assert found == sum(part.nbytes for part in parts.values())
     assert stored_bytes(weight.shape, None, 2) == weight.nbytes
 
@@ -108,3 +121,122 @@ def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
 def test_groups_that_do_not_divide_are_not_offered() -> None:
     offered = dividing([*USUAL, *SMALLER], [96, 192])
     assert {group_size(scheme) for scheme in offered} == {None, 32}
+
+
+FOLDER = golden("qwen2")
+SIZE = (FOLDER / "model.safetensors").stat().st_size
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(96) for _ in range(24)] for _ in range(8)]
+
+
+def run_with(share: float, **changes: object) -> QuantizeRun:
+    fit = Fit(bytes=int(share * SIZE), cache_tokens=8)
+    return QuantizeRun(model=str(FOLDER), out="out", fit=fit, device="cpu", **changes)
+
+
+def file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_the_written_model_fits_and_fused_layers_agree(
+    rows: list[list[int]], tmp_path: Path
+) -> None:
+    fitted = fit_run(FOLDER, run_with(0.44), rows, tmp_path / "fit", Silent())
+    quantized = quantize_decoder(FOLDER, fitted.run, rows, tmp_path / "blocks", Silent())
+    save_decoder(quantized.decoder, tmp_path / "out", quant_format=fitted.run.format)
+    written, budget = file_bytes(tmp_path / "out"), fitted.budget
+    assert budget.cache == 8 * 4 * 2 * 2 * 12  # tokens, bytes, layers, keys and values, numbers
+    assert written <= fitted.weight_bytes <= 1.01 * written
+    assert 0.98 * budget.total <= written + budget.cache <= budget.total
+    layers = dict(load_decoder(tmp_path / "out").linears())
+    bits = {name: getattr(layer, "bits", 16) for name, layer in layers.items()}
+    assert len({bits[name] for name in bits if name.startswith("model.layers.")}) > 1
+    assert bits["lm_head"] == 16
+    for choice in fitted.choices:
+        assert len({bits[name] for name in choice.layers}) == 1
+
+
+def test_the_error_is_that_of_the_block_alone(rows: list[list[int]], tmp_path: Path) -> None:
+    fitted = fit_run(FOLDER, run_with(0.44), rows, tmp_path, Silent())
+    [found] = [c for c in fitted.choices if c.layers == ("model.layers.0.mlp.down_proj",)]
+    assert found.scheme == QuantScheme(bits=8)
+    decoder = load_decoder(FOLDER)
+    judging = torch.tensor(rows[::4])
+    exact = states_after_first_block(decoder, judging)
+    down = decoder.get_submodule(found.layers[0])
+    down.weight.data = quantize_rtn(down.weight.data, found.scheme).dequantize()
+    after = states_after_first_block(decoder, judging)
+    assert found.error == pytest.approx(float((after - exact).norm() / exact.norm()), rel=1e-3)
+
+
+@torch.no_grad()
+def states_after_first_block(decoder: Decoder, ids_BT: Tensor) -> Tensor:
+    model = decoder.model
+    positions_BT, attn = decoder.sequence_rule().context(ids_BT, None, None)
+    x_BTD = model.enter(model.embed_tokens(ids_BT), positions_BT)
+    rotation = model.position_scheme.rotation(positions_BT, x_BTD.dtype)
+    out: Tensor = decoder.blocks()[0](x_BTD, rotation, attn)
+    return out
+
+
+def test_what_the_run_decides_stays(rows: list[list[int]], tmp_path: Path) -> None:
+    override = Override(match="*.1.mlp.*", scheme=QuantScheme(bits=8))
+    run = run_with(0.7, skip=["*.o_proj"], overrides=[override])
+    fitted = fit_run(FOLDER, run, rows, tmp_path, Silent())
+    chosen = {name for choice in fitted.choices for name in choice.layers}
+    assert not any(name.endswith("o_proj") or ".1.mlp." in name for name in chosen)
+    assert fitted.run.overrides[0] == override
+    assert fitted.used <= 1
+
+
+def test_measuring_goes_on_where_it_was_left(
+    rows: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit_run(FOLDER, run_with(0.44), rows, tmp_path / "whole", Silent())
+    first = Survey._of_block
+
+    def killed(self: Survey, index: int, groups: object) -> object:
+        if index == 1:
+            raise KeyboardInterrupt
+        return first(self, index, groups)
+
+    monkeypatch.setattr(Survey, "_of_block", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(FOLDER, run_with(0.44), rows, tmp_path / "fit", Silent())
+    measured = []
+    monkeypatch.setattr(
+        Survey, "_of_block", lambda self, i, groups: measured.append(i) or first(self, i, groups)
+    )
+    again = fit_run(FOLDER, run_with(0.44), rows, tmp_path / "fit", Silent())
+    assert measured == [1]
+    assert again.choices == whole.choices
+    with pytest.raises(OutputError, match="another run"):
+        fit_run(FOLDER, run_with(0.44), rows[1:], tmp_path / "fit", Silent())
+
+
+@pytest.mark.parametrize(
+    ("share", "changes", "message"),
+    [
+        (0.3, {}, "smallest that it gets is .* keys and values in 8 bits save"),
+        (1.1, {}, "fits into .* as it is"),
+        (0.5, {"scheme": QuantScheme(method="nf4")}, "nf4 gives numbers"),
+        (0.5, {"format": "gptq"}, "format gptq holds layers of one kind"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_one_error(
+    share: float, changes: dict[str, object], message: str, rows: list[list[int]], tmp_path: Path
+) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        fit_run(FOLDER, run_with(share, **changes), rows, tmp_path, Silent())
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_bits_and_the_head_come_last(rows: list[list[int]], tmp_path: Path) -> None:
+    roomy = fit_run(FOLDER, run_with(0.44), rows, tmp_path / "roomy", Silent())
+    tight = fit_run(FOLDER, run_with(0.385), rows, tmp_path / "tight", Silent())
+    fewest = [min(c.scheme.bits for c in f.choices if c.scheme) for f in (roomy, tight)]
+    assert fewest[0] == 4 > fewest[1]

@@ -1,7 +1,7 @@
 """What a group of layers may become, and the bytes it then takes in a file.
 
 Integers of 4 and 8 bits come first: one file holds them mixed, and vLLM's kernels read them. Only
-where a budget leaves no room for those, 3 and 2 bits and the output head are offered too.
+where a budget leaves no room for those, 3 and 2 bits and 8 for the output head are offered too.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from danlu.quantize.bits import WORD_BITS
 Candidate = Scheme | None  # None: left alone
 
 USUAL: tuple[Scheme, ...] = (
+    QuantScheme(bits=8, group_size=32),
+    QuantScheme(bits=8, group_size=128),
     QuantScheme(bits=8),
-    QuantScheme(bits=4, head_bits=16),
     GptqScheme(bits=4, group_size=32),
     GptqScheme(bits=4, group_size=128),
     GptqScheme(bits=4, group_size=-1),
@@ -26,11 +27,13 @@ USUAL: tuple[Scheme, ...] = (
 SMALLER: tuple[Scheme, ...] = (
     GptqScheme(bits=3, group_size=32),
     GptqScheme(bits=3, group_size=128),
+    GptqScheme(bits=3, group_size=-1),
     GptqScheme(bits=2, group_size=32),
     GptqScheme(bits=2, group_size=128),
 )
-HEAD: tuple[Scheme, ...] = (QuantScheme(bits=8),)
+HEAD_SMALLER: tuple[Scheme, ...] = (QuantScheme(bits=8),)
 SHAPE_BYTES = 16  # weight_shape
+HEAD_OF_TENSOR = '"":{"dtype":"BF16","shape":[,],"data_offsets":[,]},'  # in a safetensors file
 
 
 def dividing(schemes: Sequence[Scheme], inputs: Sequence[int]) -> list[Scheme]:
@@ -60,10 +63,28 @@ def stored_bytes(shape: Size, candidate: Candidate, itemsize: int) -> int:
     groups = inputs // (group_size(candidate) or inputs)
     per_word = WORD_BITS // candidate.bits
     words = outputs * ceil(inputs / per_word)
-    symmetric = getattr(candidate, "symmetric", True)
-    zero_words = 0 if symmetric else ceil(outputs / per_word) * groups
+    zero_words = ceil(outputs / per_word) * groups if _has_zeros(candidate) else 0
     integers = words + zero_words + (inputs if _reorders(candidate) else 0)
     return 4 * integers + outputs * groups * itemsize + SHAPE_BYTES
+
+
+def stored_parts(candidate: Candidate) -> list[str]:
+    """Return the last names of the tensors that a weight is stored as."""
+    if candidate is None:
+        return ["weight"]
+    optional = {"weight_zero_point": _has_zeros(candidate), "weight_g_idx": _reorders(candidate)}
+    rare = [part for part, there in optional.items() if there]
+    return ["weight_packed", "weight_scale", "weight_shape", *rare]
+
+
+def header_bytes(name: str, shape: Size, file_bytes: int) -> int:
+    """Return about what the head of a safetensors file takes for a tensor in it."""
+    digits = sum(len(str(size)) for size in shape) + 2 * len(str(file_bytes))
+    return len(HEAD_OF_TENSOR) + len(name) + digits
+
+
+def _has_zeros(scheme: Scheme) -> bool:
+    return not getattr(scheme, "symmetric", True)
 
 
 def _reorders(scheme: Scheme) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from danlu.calibration.stages import stages
 from danlu.loading.layout import published_layout
 from danlu.models.decoder import Decoder
 from danlu.nn.moe import MixtureOfExperts
@@ -12,15 +13,17 @@ BLOCKS = "model.layers."
 def groups_of_layers(decoder: Decoder) -> list[list[str]]:
     """Return the linear layers of all blocks in groups that need one scheme, in the model's order.
 
-    One scheme have: layers on one input that engines fuse (queries, keys and values; gate and up),
-    layers that one published tensor holds, and the experts of a mixture, as they are one operator.
+    One scheme have: layers on one input, which engines fuse (queries, keys and values; gate and
+    up), layers that one published tensor holds, and the experts of a mixture, which are one
+    operator there.
 
     Args:
         decoder: dense, or on the meta device.
     """
-    layers = [name for name, _ in decoder.linears() if name.startswith(BLOCKS)]
+    linears = {name: layer for name, layer in decoder.linears() if name.startswith(BLOCKS)}
+    layers = list(linears)
     group_of = {name: frozenset({name}) for name in layers}
-    for together in _together(decoder):
+    for together in [*stages(linears), *_together(decoder)]:
         members = [name for name in together if name in group_of]
         union = frozenset().union(*(group_of[name] for name in members))
         group_of |= dict.fromkeys(union, union)
@@ -29,9 +32,8 @@ def groups_of_layers(decoder: Decoder) -> list[list[str]]:
 
 
 def _together(decoder: Decoder) -> Iterator[list[str]]:
-    """Yield layers that share a fused module, a mixture of experts, or a published tensor."""
+    """Yield layers that share a mixture of experts, or a published tensor."""
     for name, module in decoder.named_modules():
-        yield [f"{name}.{member}" for member in getattr(module, "fuses", ())]
         if isinstance(module, MixtureOfExperts):
             inside = [inner for inner, _ in module.experts.named_modules()]
             yield [f"{name}.experts.{inner}" for inner in inside]
