@@ -20,6 +20,7 @@ from danlu.loading.building import (
     rounding,
 )
 from danlu.loading.quantized import Layers, Quantization, quantization_of, tell_notes
+from danlu.loading.stated import check_configs, check_weights
 from danlu.loading.weight_reader import WeightReader
 from danlu.models.decoder import Decoder
 from danlu.tokenizer.stamp import broken_bounds
@@ -46,8 +47,9 @@ def load_decoder(
         dtype: of the parameters.
         device: where they go.
         adapter: folder of a LoRA adapter to attach.
-        quantize: round the linear layers while they stream in: "int8", "int4", "nf4", "fp4" or a
-            scheme. The codes of nf4 and fp4 are those of bitsandbytes, whatever `dtype` is.
+        quantize: round the linear layers while they stream in: "int8", "int4", "nf4", "fp4",
+            "llm_int8" and "w8a8" (both round inputs too), or a scheme. The codes of nf4 and fp4 are
+            those of bitsandbytes, whatever `dtype` is.
         family: name of the family, where config.json does not tell it.
         for_inference: fuse the projections of a block that share an input, and lay weights out as
             this machine's kernels want them; the decoder can then neither be trained nor saved.
@@ -96,6 +98,8 @@ def _quantization(
             f"be quantized as {scheme.method!r} too. Leave out quantize, or take the original."
         )
     if found is not None:
+        check_configs(folder, found.config)
+        check_weights(folder, found, find_weight_files(folder))
         tell_notes(folder, found)
     return found
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from danlu.errors import CheckpointError, bullet_list
 from danlu.files import parse_json
 from danlu.weights.memory import drop_mapped_pages
+from danlu.weights.old_bitsandbytes import renamed
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -81,6 +82,7 @@ class TorchFile:
             raise CheckpointError(
                 f"'{self.path}' holds a {type(content).__name__}; expected tensors by name."
             )
+        content = renamed(content)
         other = [
             f"{key!r} is a {type(v).__name__}" for key, v in content.items() if not _named(key, v)
         ]

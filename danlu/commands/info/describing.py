@@ -7,6 +7,7 @@ from typing import Any
 
 from danlu.commands.info.adapter import ADAPTER_CONFIG, AdapterFacts, read_adapter_facts
 from danlu.commands.info.memory import MemoryFacts, estimate
+from danlu.commands.info.quantization import quantization_words
 from danlu.commands.info.shape import ShapeFacts, shape_of
 from danlu.commands.info.tokens import TokenizerFacts, read_tokenizer
 from danlu.commands.info.weights import WeightFacts, read_weights
@@ -136,7 +137,7 @@ def _model(folder: Path, family: str | None) -> ModelInfo:
     problems: list[str] = []
     values = _config(folder, problems)
     decoder = None if values is None else _decoder(values, family, problems)
-    shape = shape_of(decoder) if decoder else None
+    shape = shape_of(decoder, quantization_words(folder, values or {})) if decoder else None
     weights = read_weights(folder, decoder)
     name = shape.family if shape else None
     tokenizer = read_tokenizer(folder, name, values or {}, shape.vocab_size if shape else None)

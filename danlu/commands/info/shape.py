@@ -1,8 +1,6 @@
 """Family and sizes, from config.json alone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from danlu.models import discover
 from danlu.models.decoder import Decoder
@@ -16,7 +14,7 @@ class ShapeFacts:
         family, summary: what it is.
         num_parameters: a tied head counts once.
         tied: whether the head is the embedding.
-        quantized: the method and bits of a quantized checkpoint, or None.
+        quantized: how a quantized checkpoint is quantized, in words, or None.
     """
 
     family: str
@@ -52,8 +50,13 @@ class ShapeFacts:
         return [*rows, ("quantized", self.quantized)] if self.quantized else rows
 
 
-def shape_of(decoder: Decoder) -> ShapeFacts:
-    """Return the sizes of a decoder that a config.json described."""
+def shape_of(decoder: Decoder, quantized: str | None = None) -> ShapeFacts:
+    """Return the sizes of a decoder that a config.json described.
+
+    Args:
+        decoder: on any device.
+        quantized: how its checkpoint is quantized, in words.
+    """
     config, published = decoder.config, decoder.published
     assert published is not None
     return ShapeFacts(
@@ -69,26 +72,5 @@ def shape_of(decoder: Decoder) -> ShapeFacts:
         vocab_size=config.vocab_size,
         max_seq_len=config.max_seq_len,
         tied=config.tie_word_embeddings,
-        quantized=_quantized(published.config.get("quantization_config")),
+        quantized=quantized,
     )
-
-
-def _quantized(scheme: Any) -> str | None:
-    """Return the method of a `quantization_config`, with what it says of bits and groups."""
-    if not isinstance(scheme, Mapping):
-        return None
-    told = [str(scheme.get("quant_method", "by an unnamed method"))]
-    if "bits" in scheme:
-        told.append(f"{scheme['bits']} bits")
-    if "group_size" in scheme:
-        told.append(f"groups of {scheme['group_size']}")
-    return ", ".join([*told, *_grouped(scheme.get("config_groups"))])
-
-
-def _grouped(groups: Any) -> list[str]:
-    """Return the bits of the groups of compressed-tensors."""
-    if not isinstance(groups, Mapping):
-        return []
-    weights = [group.get("weights") for group in groups.values() if isinstance(group, Mapping)]
-    bits = {str(w.get("num_bits")) for w in weights if isinstance(w, Mapping)}
-    return [f"{' and '.join(sorted(bits))} bits"] if bits else []

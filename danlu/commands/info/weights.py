@@ -15,6 +15,7 @@ from danlu.errors import CheckpointError, QuantizationError, did_you_mean
 from danlu.loading.building import read_json
 from danlu.loading.layout import published_layout
 from danlu.loading.quantized import Quantization, quantization_of
+from danlu.loading.stated import check_configs, check_weights
 from danlu.models import discover
 from danlu.models.decoder import Decoder
 from danlu.weights.files import (
@@ -23,6 +24,7 @@ from danlu.weights.files import (
     SafetensorsFile,
     TorchFile,
     WeightFile,
+    find_weight_files,
     other_names,
 )
 from danlu.weights.rules import Entry
@@ -126,6 +128,9 @@ def _misfits(folder: Path, decoder: Decoder, shapes: Mapping[str, Size]) -> list
     entries = published_layout(decoder).entries
     try:
         quantization = quantization_of(folder, decoder.published.config)
+        if quantization is not None:
+            check_configs(folder, quantization.config)
+            check_weights(folder, quantization, find_weight_files(folder))
     except (QuantizationError, CheckpointError) as error:
         return [f"the quantization cannot be used: {error}"]
     decoded = _without_quantized(quantization, shapes)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
+from danlu.quantize.books import code_book
 from danlu.quantize.codebook import (
     BlockScales,
     CodeBookWeight,
@@ -212,8 +213,9 @@ def _book_config(weights: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
 
 
 def _decode_blocks(parts: Mapping[str, Tensor]) -> CodeBookWeight:
-    packed, absmax, book = require(parts, "weight", "weight.absmax", "weight.quant_map")
+    packed, absmax = require(parts, "weight", "weight.absmax")
     state = _state(parts)
+    book = parts.get("weight.quant_map", code_book(state["quant_type"]))  # the oldest have none
     outputs, inputs = state["shape"]
     flat, count = packed.contiguous().view(torch.uint8).flatten(), outputs * inputs
     if len(flat) != -(-count // 2) or len(absmax) != -(-count // state["blocksize"]):
