@@ -28,7 +28,10 @@ READ = (
     "ct-w4a16-asym-g32",
     "ct-w8a8-kv8",
 )
-ROUNDED = tuple(f"{family} {preset}" for family in ("bloom", "gpt2") for preset in ("nf4", "int8"))
+ROUNDED = (
+    *(f"{family} {preset}" for family in ("bloom", "gpt2") for preset in ("nf4", "int8")),
+    *("qwen w8a8", "gpt2 llm_int8"),
+)
 
 
 def base(name: str, tmp_path: Path, dtype: torch.dtype = torch.float32) -> Decoder:
@@ -111,7 +114,9 @@ def test_in_half_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> Non
     assert all(torch.equal(tensor, before[key]) for key, tensor in codes(decoder).items())
 
 
-@pytest.mark.parametrize("name", ["gptq-w8g32", "bnb-nf4-dq", "ct-w4a16-asym-g32"])
+@pytest.mark.parametrize(
+    "name", ["gptq-w8g32", "bnb-nf4-dq", "bnb-int8", "ct-w4a16-asym-g32", "ct-w8a8-kv8"]
+)
 def test_served_with_an_adapter(name: str, tmp_path: Path) -> None:
     decoder = base(name, tmp_path)
     attach_adapter(decoder, LoraConfig(lora_rank=2), torch.Generator().manual_seed(0))

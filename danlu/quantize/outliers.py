@@ -77,10 +77,10 @@ def quantize_int8_rows(weight_OI: Tensor, name: str = "weight") -> IntegerGrid:
 
 
 def _rows(x: Tensor) -> InputCodes:
-    """Return the integers of each row of float32 numbers."""
-    scales = x.abs().amax(-1, keepdim=True) / INT8_STEPS
-    steps = torch.where(scales == 0, 1, scales)
-    return InputCodes((x / steps).round_(), scales)
+    """Return the integers of each row of float32 numbers; ties fall as they do in bitsandbytes."""
+    largest = x.abs().amax(-1, keepdim=True)
+    per_step = INT8_STEPS / torch.where(largest == 0, 1, largest)
+    return InputCodes((x * per_step).round_(), largest / INT8_STEPS)
 
 
 def _as_float16(x: Tensor) -> Tensor:

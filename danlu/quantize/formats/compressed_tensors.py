@@ -161,7 +161,7 @@ class CompressedTensors:
     def encode_inputs(self, inputs: InputRounding | None) -> dict[str, Tensor]:
         """Return scale and zero point, where they are not found as inputs come."""
         tensors = {} if inputs is None else inputs.tensors()
-        return {INPUTS[name]: tensor for name, tensor in tensors.items()}
+        return {INPUTS[name]: tensor.clone() for name, tensor in tensors.items()}
 
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config without what is not kept: scales of outputs; saving tells the cache."""
