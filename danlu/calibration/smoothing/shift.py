@@ -50,8 +50,8 @@ def _shiftable(block: BlockAtWork, groups: Sequence[ScalingGroup]) -> list[Scali
         reasons = bullet_list([obstacle for obstacle in obstacles if obstacle is not None])
         raise QuantizationError(
             f"Nothing in block {block.index} can be shifted:{reasons}\nExpected a model whose "
-            "norms and linear layers have biases (LayerNorm: GPT-2, BLOOM, OPT). Set shift to null; "
-            "smoothing needs no biases."
+            "norms and linear layers have biases (LayerNorm: GPT-2, BLOOM, OPT). Set shift to "
+            "null; smoothing needs no biases."
         )
     return found
 
