@@ -75,7 +75,8 @@ class DoubleScales(BlockScales):
 
     def at(self, blocks: Tensor) -> Tensor:
         """Return the scales of blocks."""
-        entries = self.book[self.codes[blocks].int()]
+        codes = self.codes.index_select(0, blocks.flatten()).int()
+        entries = self.book.index_select(0, codes).view(blocks.shape)
         return entries * self.absmax[blocks // self.block_size] + self.offset
 
     def tensors(self) -> dict[str, Tensor]:
@@ -125,13 +126,13 @@ class CodeBookWeight(QuantizedWeight):
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the weight [out, in], computed in float32, in `dtype` (default: its own)."""
-        entries_OI = F.embedding(self.packed.int(), _pairs(self.book)).flatten(1)
+        entries_OI = _entries(self.packed, self.book)
         run = math.gcd(self.num_inputs, self.block_size)  # inputs that share a scale in every row
         offsets = torch.arange(0, self.num_inputs, run, device=self.starts.device)
         scales_OR = self.scales.at((self.starts[:, None] + offsets) // self.block_size)
         runs_ORr = entries_OI[:, : self.num_inputs].unflatten(1, (-1, run))
-        weight: Tensor = (runs_ORr * scales_OR[..., None]).flatten(1)
-        return weight.to(dtype or self.dtype)
+        runs_ORr *= scales_OR[..., None]
+        return runs_ORr.to(dtype or self.dtype).flatten(1)
 
     def rows(self, which: Tensor | slice) -> Self:
         """Return some outputs; they keep their places in the flat weight."""
@@ -181,10 +182,12 @@ class CodeBookWeight(QuantizedWeight):
         return replace(self, scales=self.scales.with_tensors(scales), **own)
 
 
-def _pairs(book: Tensor) -> Tensor:
-    """Return the two entries that each byte names: [256, 2]."""
+def _entries(packed_Ob: Tensor, book: Tensor) -> Tensor:
+    """Return the entries [out, 2 * bytes] that bytes name: pairs are looked up, each as one word."""
     high, low = book[:, None].expand(-1, len(book)), book.expand(len(book), -1)
-    return torch.stack((high, low), dim=-1).flatten(0, 1)
+    pairs = torch.stack((high, low), dim=-1).float().view(torch.int64).flatten()
+    words = pairs.index_select(0, packed_Ob.flatten().int())
+    return words.view(torch.float32).view(len(packed_Ob), -1)
 
 
 def pack_pairs(codes_OI: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from danlu.quantize.weight import QuantizedWeight
 
 DENSE_ROWS = 16
 SLICE_WEIGHTS = 2**21  # weights dequantized at a time
+FLOAT_SLICE_WEIGHTS = 2**19  # likewise, where that goes through float32
 ACCELERATOR_SLICE_WEIGHTS = 2**25  # large products keep an accelerator busy
 LOW_HALVES = 0x0F0F0F0F0F0F0F0F  # of eight bytes, two codes each
 INT4_ROWS = 64  # outputs must be a multiple of this for the packed 4-bit layout
@@ -49,7 +50,7 @@ class Operator(nn.Module, ABC):
         """Yield the weight as consecutive outputs, each part small enough to be dequantized."""
         weight = self.quantized()
         on_cpu = next(self.buffers()).device.type == "cpu"
-        yield from weight.slices(SLICE_WEIGHTS if on_cpu else ACCELERATOR_SLICE_WEIGHTS)
+        yield from weight.slices(FLOAT_SLICE_WEIGHTS if on_cpu else ACCELERATOR_SLICE_WEIGHTS)
 
 
 class DequantizeOperator(Operator):
