@@ -183,7 +183,7 @@ class CodeBookWeight(QuantizedWeight):
 
 
 def _entries(packed_Ob: Tensor, book: Tensor) -> Tensor:
-    """Return the entries [out, 2 * bytes] that bytes name: pairs are looked up, each as one word."""
+    """Return the entries [out, 2 * bytes] that bytes name, looked up pair by pair."""
     high, low = book[:, None].expand(-1, len(book)), book.expand(len(book), -1)
     pairs = torch.stack((high, low), dim=-1).float().view(torch.int64).flatten()
     words = pairs.index_select(0, packed_Ob.flatten().int())
