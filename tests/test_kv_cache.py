@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from checkpoints import PLAIN_IDS, assert_close, sequences, tiny_decoder
+from kv_cache_parts import decoded, served
 from torch import Tensor
 
 from danlu.adapters.handling import attach_adapter
@@ -65,7 +66,7 @@ def test_zeros_stay_zeros_and_large_tokens_spoil_no_others() -> None:
     heads[0, 1] = 1e6
     heads[0, 2] = 1e-3
     rounded, _ = TokenRounding().rounded(0, heads, heads)
-    torch.testing.assert_close(rounded, heads)
+    assert torch.allclose(rounded, heads)
 
 
 MASKS = {
@@ -153,14 +154,3 @@ def test_documents_learn_on_rounded_keys_and_values_and_gradients_pass() -> None
         assert_close(decoder.logits(packed), alone, 1e-5)
     assert not torch.allclose(packed, plain, atol=1e-4)
     assert (gradient - plain_gradient).norm() < 0.05 * plain_gradient.norm()
-
-
-@torch.inference_mode()
-def served(decoder: Decoder, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
-    batch = StaticBatch(decoder, prompts, 3)
-    return torch.cat((batch.prefill()[:, None], decoded(batch, answers)), dim=1)
-
-
-@torch.inference_mode()
-def decoded(batch: StaticBatch, answers: list[list[int]]) -> Tensor:
-    return torch.stack([batch.decode(torch.tensor(t)) for t in zip(*answers, strict=True)], dim=1)

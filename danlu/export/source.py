@@ -20,7 +20,8 @@ def open_source(
     """Return the decoder of a folder without losing a bit of it.
 
     It is in the dtype of the file if all its numbers have one, else in float32. An adapter is
-    merged in float32, as `danlu merge` does it.
+    merged in float32, as `danlu merge` does it. Keys and values are plain: how a cache rounds them
+    is no part of an export.
 
     Raises:
         CheckpointError: if the folder cannot be opened.
@@ -32,6 +33,7 @@ def open_source(
     decoder = load_decoder(folder, dtype=dtype, adapter=adapter, family=family)
     if adapter is not None:
         merge_adapters(decoder)
+    decoder.kv_cache = None
     return decoder
 
 
