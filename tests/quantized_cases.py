@@ -8,10 +8,9 @@ import torch
 from checkpoints import HERE, assert_close, expected
 from torch import Tensor
 
-from danlu.loading import load_decoder, save_decoder
+from danlu.loading import load_decoder, save_decoder, take_exact_inputs
 from danlu.loading.layout import published_layout
 from danlu.models.decoder import Decoder
-from danlu.quantize.choosing import choose_operator
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import find_weight_files, stream
 
@@ -31,9 +30,7 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
 def with_exact_inputs(decoder: Decoder) -> Decoder:
     """The decoder with the weights it has; inputs, keys and values are not rounded any more."""
     decoder.kv_cache = None
-    for layer in decoder.modules():
-        if isinstance(layer, QuantizedLinear):
-            layer.operator = choose_operator(layer.quantized())
+    take_exact_inputs(decoder)
     return decoder
 
 

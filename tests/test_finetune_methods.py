@@ -41,6 +41,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "q-lora nf4": {"adapter": {}, "quantize": "nf4"},
     "q-lora fp4": {"adapter": {}, "quantize": {"method": "fp4", "double_quant": False}},
     "q-lora int8": {"adapter": {"dora": True}, "quantize": "int8"},
+    "q-lora w8a8": {"adapter": {}, "quantize": "w8a8"},
     "q-lora int4 in bf16": {
         "adapter": {},
         "quantize": {"bits": 4, "group_size": -1},
@@ -126,5 +127,6 @@ def test_it_learns_chats_and_merges(method: str, rows: Path, shared: Path, tmp_p
     report = merge(model, result.output, tmp_path / "merged", text)
     assert report.comparison.kl_mean < 1e-5
     assert (report.dequantized_layers > 0) == (quantize is not None)
+    assert (report.exact_inputs > 0) == (quantize == "w8a8")
     merged = LLM(tmp_path / "merged", chat_format="llama2-chat").chat(QUESTION, params)
     assert len(merged.token_ids) == len(answer.token_ids)

@@ -36,13 +36,14 @@ def put_inputs(decoder: Decoder, inputs: InputRounding, *names: str) -> None:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config["quantization_config"]  # type: ignore[no-any-return]
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return config
 
 
 def logits(decoder: Decoder) -> torch.Tensor:
     with torch.inference_mode():
-        return decoder(sequences(decoder, 2, 10))
+        found: torch.Tensor = decoder(sequences(decoder, 2, 10))
+    return found
 
 
 @pytest.mark.parametrize("family", ["qwen", "gpt2"])  # one input for q, k and v in one tensor

@@ -28,6 +28,7 @@ from danlu.loading import (
     merge_adapters,
     save_decoder,
     stored_dtype,
+    take_exact_inputs,
 )
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
@@ -48,13 +49,16 @@ class MergeReport:
         out: folder of the merged model.
         merged_layers: layers that the adapters changed.
         dequantized_layers: layers of the base that were rounded, and are dense now.
+        exact_inputs: of these, layers that rounded their inputs too, and do not any more.
         dtype: the merged weights are stored in.
-        comparison: the merged model as stored, against base + adapters in float32.
+        comparison: the merged model as stored, against base + adapters in float32, whose inputs
+            are not rounded either.
     """
 
     out: str
     merged_layers: int
     dequantized_layers: int
+    exact_inputs: int
     dtype: str
     comparison: Comparison
 
@@ -68,6 +72,8 @@ class MergeReport:
         if self.dequantized_layers:
             count = f"{self.dequantized_layers} layers of the base, as the adapter saw them"
             rows.append(("made dense", count))
+        if self.exact_inputs:
+            rows.append(("rounding lost", f"of the inputs of {self.exact_inputs} of these layers"))
         return [*rows, *comparison_rows(self.comparison)]
 
 
@@ -119,12 +125,15 @@ def merge(
         write_stamp(folder, tokenizer, family=family)
         report.advance(1, "stored")
         adapted, merged = _adapted(base, folders, rounded, family), load_decoder(folder)
+        exact_inputs = take_exact_inputs(adapted)
         batches = comparison_batches(adapted, tokenizer, Path(text) if text else None, Silent())
         report.advance(1, "comparing")
         comparison = compare_decoders(adapted, merged, batches)
         _check(comparison, base, folders, max_kl)
         stored = str(next(iter(_stored_dtypes(merged)))).removeprefix("torch.")
-        result = MergeReport(str(out), len(merged_layers), num_rounded, stored, comparison)
+        result = MergeReport(
+            str(out), len(merged_layers), num_rounded, len(exact_inputs), stored, comparison
+        )
         names = ["adapter", *(f"adapter_{i}" for i in range(2, len(folders) + 1))]
         parents = {"base": str(base), **dict(zip(names, map(str, folders), strict=True))}
         write_manifest(folder, "merge", parents, {"dtype": stored}, result.as_dict())

@@ -24,7 +24,7 @@ from danlu.loading.building import (
     read_model_config,
     rounding,
 )
-from danlu.loading.quantized import dequantize
+from danlu.loading.quantized import dequantize, take_exact_inputs
 from danlu.loading.reading import load_decoder, stored_dtype
 from danlu.loading.saving import save_decoder
 from danlu.loading.tokenizers import check_rows, load_tokenizer
@@ -49,6 +49,7 @@ __all__ = [
     "save_adapter",
     "save_decoder",
     "stored_dtype",
+    "take_exact_inputs",
     "train_only",
     "unmerge_adapters",
 ]

@@ -176,6 +176,18 @@ def dequantize(decoder: Decoder) -> list[str]:
     return list(layers)
 
 
+def take_exact_inputs(decoder: Decoder) -> list[str]:
+    """Stop rounding what enters quantized layers, adapted or not; return those that did.
+
+    The weights stay quantized. This is the model that its dense form, merged or not, is like.
+    """
+    layers = {name: m for name, m in decoder.named_modules() if isinstance(m, QuantizedLinear)}
+    rounding = [name for name, layer in layers.items() if layer.inputs is not None]
+    for name in rounding:
+        layers[name].take_exact_inputs()
+    return rounding
+
+
 def _untie(decoder: Decoder) -> None:
     assert decoder.published is not None
     decoder.config = replace(decoder.config, tie_word_embeddings=False)

@@ -61,6 +61,11 @@ class QuantizedLinear(LinearLike):
         operator = self.operator
         return operator.inputs() if isinstance(operator, RoundingOperator) else None
 
+    def take_exact_inputs(self) -> None:
+        """Stop rounding inputs; the weight stays as it is."""
+        if self.inputs is not None:
+            self.operator = choose_operator(self.quantized())
+
     def quantized(self) -> QuantizedWeight:
         """Return the weight in its few bits."""
         return self.operator.quantized()
