@@ -17,7 +17,7 @@ from danlu.calibration.text import batches
 from danlu.calibration.walk import Quantized, quantize_decoder
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import QuantizeRun
-from danlu.config.quantize.scheme import QuantScheme
+from danlu.config.quantize.scheme import QuantScheme, preset
 from danlu.errors import CheckpointError, DataError, OutputError, QuantizationError
 from danlu.loading import load_decoder, save_decoder
 from danlu.loading.layout import published_layout
@@ -58,6 +58,16 @@ def test_rounding_is_that_of_loading(family: str, tmp_path: Path) -> None:
         quantized = [n for n, each in wanted.linears() if isinstance(each, QuantizedLinear)]
         assert sorted(layer.name for layer in result.layers) == sorted(quantized)
         assert all(0 < layer.relative_error < 0.2 for layer in result.layers)
+
+
+@pytest.mark.parametrize("name", ["llm_int8", "w8a8"])
+def test_rounded_inputs_are_kept_too(name: str, tmp_path: Path) -> None:
+    folder, rows = tiny_checkpoint(tmp_path / "model"), rows_of(tiny_decoder("llama"))
+    ids = torch.tensor(rows[:1])
+    wanted = load_decoder(folder, quantize=name)(ids)
+    for _ in range(2):
+        result = walk(folder, tmp_path / "work", rows, scheme=preset(name))
+        assert torch.equal(result.decoder(ids), wanted)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from danlu.loading.blocks import StoredModel
 from danlu.loading.layout import EMBEDDING
 from danlu.nn.linear import Linear
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.rounding import input_rounding, quantize_weight
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def _round(model: StoredModel, name: str, scheme: QuantScheme, dtype: torch.dtyp
     stored = model.stored(EMBEDDING if tied else f"{name}.weight")
     dense = layer.effective(stored if scheme.is_code_book else stored.to(dtype))
     weight = quantize_weight(dense, scheme, name)
-    bias = None if layer.bias is None or layer.bias.is_meta else layer.bias
-    model.decoder.replace_linear(name, QuantizedLinear(weight, bias, dtype))
+    rounded = QuantizedLinear(weight, layer.bias, dtype, input_rounding(scheme))
+    model.decoder.replace_linear(name, rounded)
     error = weight_error(dense, weight)
     return LayerResult(name, scheme.summary, weight.bits, error, weight.nbytes)
