@@ -120,7 +120,9 @@ def test_bytes_are_those_of_the_file(scheme: QuantScheme) -> None:
 
 def test_groups_that_do_not_divide_are_not_offered() -> None:
     offered = dividing([*USUAL, *SMALLER], [96, 192])
-    assert {group_size(scheme) for scheme in offered} == {None, 32}
+    assert {(s.bits, group_size(s)) for s in offered} == {(8, None), (4, 32), (3, 32), (2, 32)}
+    rows = dividing([*USUAL, *SMALLER], [96, 80])
+    assert {(s.bits, group_size(s)) for s in rows} == {(8, None), (4, None), (3, None)}
 
 
 FOLDER = golden("qwen2")

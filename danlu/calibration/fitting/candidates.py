@@ -1,6 +1,7 @@
 """What a group of layers may become, and the bytes it then takes in a file.
 
-Integers of 4 and 8 bits come first: one file holds them mixed, and vLLM's kernels read them. Only
+Integers of 4 and 8 bits come first: one file holds them mixed, and kernels read them, ours and
+vLLM's: 8 bits by whole rows, 4 bits in groups, by whole rows only where groups do not divide. Only
 where a budget leaves no room for those, 3 and 2 bits and 8 for the output head are offered too.
 """
 
@@ -17,10 +18,9 @@ from danlu.quantize.bits import WORD_BITS
 Candidate = Scheme | None  # None: left alone
 
 USUAL: tuple[Scheme, ...] = (
-    QuantScheme(bits=8, group_size=32),
-    QuantScheme(bits=8, group_size=128),
     QuantScheme(bits=8),
     GptqScheme(bits=4, group_size=32),
+    GptqScheme(bits=4, group_size=64),
     GptqScheme(bits=4, group_size=128),
     GptqScheme(bits=4, group_size=-1),
 )
@@ -37,10 +37,14 @@ HEAD_OF_TENSOR = '"":{"dtype":"BF16","shape":[,],"data_offsets":[,]},'  # in a s
 
 
 def dividing(schemes: Sequence[Scheme], inputs: Sequence[int]) -> list[Scheme]:
-    """Return the schemes whose groups divide the inputs of all these layers."""
-    groups = [group_size(scheme) for scheme in schemes]
-    pairs = zip(schemes, groups, strict=True)
-    return [scheme for scheme, group in pairs if all(n % (group or n) == 0 for n in inputs)]
+    """Return the schemes whose groups divide the inputs of all these layers.
+
+    Whole rows of few bits are left out where a group divides.
+    """
+    sizes = {scheme: group_size(scheme) for scheme in schemes}
+    divide = {s: size for s, size in sizes.items() if all(n % (size or n) == 0 for n in inputs)}
+    grouped = {scheme.bits for scheme, size in divide.items() if size is not None}
+    return [s for s, size in divide.items() if size or s.bits == 8 or s.bits not in grouped]
 
 
 def group_size(scheme: Scheme) -> int | None:

@@ -30,6 +30,7 @@ from danlu.progress import Progress, working
 
 FORMAT = "compressed-tensors"
 METHODS = ("rtn", "gptq", "awq")
+NEAR = 0.02  # of the budget that may be left
 
 
 @dataclass(frozen=True)
