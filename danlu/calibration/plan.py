@@ -10,6 +10,7 @@ from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import scheme_for
 from danlu.models.decoder import Decoder
+from danlu.quantize.format import check_schemes
 from danlu.weights.rules import Entry
 
 HEAD = "lm_head"
@@ -68,6 +69,7 @@ def make_plan(decoder: Decoder, entries: Mapping[str, Entry], run: QuantizeRun) 
     plan = Plan({name: _scheme_of(name, names, run) for name, names in known_as.items()})
     _check_whole_tensors(plan, entries)
     _check_groups(plan, decoder)
+    check_schemes(plan.distinct(), run.format)
     return plan
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError, did_you_mean
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.weight import QuantizedWeight
@@ -90,6 +91,9 @@ class WrittenFormat(QuantFormat, Protocol):
     """
 
     names: Sequence[str]
+
+    def holds(self, scheme: Scheme) -> bool:
+        """Return whether layers that a scheme rounds can be written, whatever their shapes."""
 
     def config(
         self,
@@ -197,6 +201,38 @@ def format_named(name: str) -> WrittenFormat:
             f"Expected one of {', '.join(sorted(known))}."
         )
     return known[name]
+
+
+def check_schemes(schemes: Collection[Scheme], name: str | None) -> None:
+    """Check that what a run is to round can be written, before hours are spent on it.
+
+    Args:
+        schemes: every scheme that some layer has.
+        name: of the format; None: any.
+
+    Raises:
+        QuantizationError: if the format, or every one, lacks a scheme.
+    """
+    known = written_formats() if name is None else {name: format_named(name)}
+    lacking = {
+        each: [scheme for scheme in schemes if not one.holds(scheme)] for each, one in known.items()
+    }
+    if all(lacking.values()):
+        told = [f"{each} lacks {_methods(missing)}" for each, missing in lacking.items()]
+        raise QuantizationError(
+            f"A run with {_methods(schemes)} cannot be written: {'; '.join(told)}. Expected "
+            "methods that one format holds: integers alone, or code books alone."
+        )
+
+
+def _methods(schemes: Iterable[Scheme]) -> str:
+    return ", ".join(dict.fromkeys(f"{one.method} ({one.bits} bits)" for one in schemes))
+
+
+def is_integers(scheme: Scheme) -> bool:
+    """Return whether a scheme gives integers in groups, and leaves inputs as they are."""
+    rounds_inputs = getattr(scheme, "activations", None) is not None
+    return scheme.method in ("rtn", "gptq", "awq") and not rounds_inputs
 
 
 def parts_with(names: Iterable[str], endings: Collection[str]) -> dict[str, Part]:

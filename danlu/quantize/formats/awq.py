@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
 from danlu.quantize.bits import pack, unpack
-from danlu.quantize.format import Part, parts_with, refuse, require
+from danlu.quantize.format import Part, is_integers, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.stated import group_problems
 from danlu.quantize.weight import QuantizedWeight
@@ -111,6 +112,11 @@ class Awq:
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
         return dict(config)
+
+    def holds(self, scheme: Scheme) -> bool:
+        """Return whether it gives integers of 4 bits, groups in order."""
+        in_order = not getattr(scheme, "act_order", False) or getattr(scheme, "static_groups", True)
+        return is_integers(scheme) and scheme.bits == BITS and in_order
 
     def config(
         self,

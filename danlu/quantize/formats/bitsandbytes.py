@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.books import code_book
@@ -135,6 +136,10 @@ class BitsAndBytes:
     def kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config as it is."""
         return dict(config)
+
+    def holds(self, scheme: Scheme) -> bool:
+        """Return whether it gives codes of a book, or LLM.int8()."""
+        return scheme.method in ("nf4", "fp4", "llm_int8")
 
     def config(
         self,

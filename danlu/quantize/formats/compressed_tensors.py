@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.bits import WORD_BITS, pack, unpack
@@ -170,6 +171,10 @@ class CompressedTensors:
             for name, group in config["config_groups"].items()
         }
         return {**config, "kv_cache_scheme": None, "config_groups": groups}
+
+    def holds(self, scheme: Scheme) -> bool:
+        """Return whether it gives integers, with inputs rounded or not."""
+        return scheme.method in ("rtn", "gptq", "awq", "w8a8")
 
     def config(
         self,

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
 from danlu.quantize.bits import WORD_BITS, pack_stream, unpack_stream
-from danlu.quantize.format import Part, parts_with, refuse, require
+from danlu.quantize.format import Part, is_integers, parts_with, refuse, require
 from danlu.quantize.gptq_config import gptq_config
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.stated import bits_problems, group_problems
@@ -123,6 +124,10 @@ class Gptq:
             "scales": weight.scales.t().contiguous(),
             "g_idx": groups.to(torch.int32),
         }
+
+    def holds(self, scheme: Scheme) -> bool:
+        """Return whether it gives integers."""
+        return is_integers(scheme)
 
     def config(
         self,
