@@ -186,6 +186,10 @@ class KillAfter(Silent):
     def __init__(self, layers: int) -> None:
         self.left = layers
         self.done = 0
+        self.total: int | None = None
+
+    def start(self, what: str, total: int | None) -> None:
+        self.total = total
 
     def advance(self, done: int, note: str = "") -> None:
         self.done += done
@@ -239,11 +243,11 @@ def schemes_of(result: Quantized) -> dict[str, str]:
 
 
 def test_patterns_say_what_is_rounded_how(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "model", "qwen")
+    folder, wide = tiny_checkpoint(tmp_path / "model", "qwen"), QuantScheme(bits=4, group_size=16)
     overrides = [
         {"match": "transformer.h.0.attn.c_attn", "scheme": QuantScheme(bits=8)},
         {"match": "*.down_proj", "scheme": None},
-        {"match": "*.0.*", "scheme": NF4},
+        {"match": "*.0.*", "scheme": wide},
     ]
     result = walk(folder, tmp_path / "work", [], skip=["lm_head", "*.o_proj"], overrides=overrides)
     first, second = (
@@ -252,7 +256,7 @@ def test_patterns_say_what_is_rounded_how(tmp_path: Path) -> None:
     )
     eight = QuantScheme(bits=8).summary
     assert first == dict.fromkeys(("q_proj", "k_proj", "v_proj"), eight) | dict.fromkeys(
-        ("o_proj", "gate_proj", "up_proj"), NF4.summary
+        ("o_proj", "gate_proj", "up_proj"), wide.summary
     )
     names = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     assert second == dict.fromkeys(names, INT4.summary)
@@ -376,9 +380,11 @@ def test_a_damaged_block_is_told(tmp_path: Path) -> None:
         walk(folder, tmp_path / "work", [])
 
 
-def test_progress_counts_layers(tmp_path: Path) -> None:
+def test_progress_counts_what_is_left(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model")
-    for _ in range(2):
-        seen = KillAfter(99)
-        result = walk(folder, tmp_path / "work", [], seen)
-        assert seen.done == len(result.layers) == 15
+    with pytest.raises(Killed):
+        walk(folder, tmp_path / "work", [], KillAfter(9))
+    resumed = KillAfter(99)
+    result = walk(folder, tmp_path / "work", [], resumed)
+    assert len(result.layers) == 15
+    assert resumed.total == resumed.done == 8  # the head, which is quickly done again, and a block

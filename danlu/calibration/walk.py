@@ -4,8 +4,10 @@ Block by block, the text runs through what is rounded already, so that each bloc
 inputs that it will really get (arXiv:2210.17323, sec. 4).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ from danlu.progress import Progress, working
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.memory import freed_blocks_returned
 
+_log = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
 WORKING = torch.float32  # that blocks compute in while they are rounded
 
 
@@ -116,21 +121,29 @@ class _Walk:
     text: list[Batch] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
 
+    @cached_property
+    def summaries(self) -> dict[str, str]:
+        return self.plan.summaries()
+
     @property
     def decoder(self) -> Decoder:
         return self.model.decoder
 
     def run(self) -> Quantized:
-        """Round everything that is not finished."""
-        results = load_outside(self.model, self.plan, WORKING)
-        self.text = batches(self.rows)
-        self.states = entering_states(self.decoder, self.text, WORKING, self.device)
-        place(self.decoder, self.model.dtype, torch.device("cpu"))
-        total = sum(scheme is not None for scheme in self.plan.schemes.values())
-        with working(self.progress, "quantize", total):
+        """Round everything that is not finished; progress counts what is left to do."""
+        blocks = range(self.decoder.config.num_layers)
+        finished = [index for index in blocks if self.kept.has(index)]
+        if finished:
+            _log.info("Going on behind %d of %d blocks.", len(finished), len(blocks))
+        left = len(self.summaries) - sum(len(self.plan.of_block(index)) for index in finished)
+        with working(self.progress, "quantize", left):
+            results = load_outside(self.model, self.plan, WORKING)
             for result in results:
                 self._tell(result)
-            for index in range(self.decoder.config.num_layers):
+            self.text = batches(self.rows)
+            self.states = entering_states(self.decoder, self.text, WORKING, self.device)
+            place(self.decoder, self.model.dtype, CPU)
+            for index in blocks:
                 results += self._block(index)
         self.decoder.tie_head()
         return Quantized(self.decoder, results)
@@ -138,32 +151,32 @@ class _Walk:
     def _block(self, index: int) -> list[LayerResult]:
         """Finish a block, or take it as it was finished, and let the text through it."""
         module, stored = self.decoder.blocks()[index], self.model.dtype
+        block = self._at_work(index)
         if self.kept.has(index):
             results = self.kept.restore(index, module, self.device)
-            for result in results:
-                self._tell(result)
-            place(module, WORKING, self.device)
-        block = WorkingBlock(
-            self.decoder,
-            index,
-            self.text,
-            self.states,
-            self.model.layout.entries,
-            stored,
-            self.plan.summaries(),
-            self._tell,
-        )
-        if not self.kept.has(index):
+        else:
             self.model.fill(f"model.layers.{index}", WORKING, self.device)
             round_block(block, self.plan.of_block(index))
             results = list(block.results.values())
             place(module, stored, self.device)  # what the text runs through is what is kept
             self.kept.write(index, module, results)
-            place(module, WORKING, self.device)
         if index + 1 < self.decoder.config.num_layers:
+            place(module, WORKING, self.device)
             block.advance()
-        place(module, stored, torch.device("cpu"))
+        place(module, stored, CPU)
         return results
+
+    def _at_work(self, index: int) -> WorkingBlock:
+        return WorkingBlock(
+            self.decoder,
+            index,
+            self.text,
+            self.states,
+            self.model.layout.entries,
+            self.model.dtype,
+            self.summaries,
+            self._tell,
+        )
 
     def _tell(self, result: LayerResult) -> None:
         self.progress.advance(1, f"{result.name}: error {result.relative_error:.2%}")
@@ -195,11 +208,24 @@ def place(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         dtype: of parameters, but those that are wanted in float32.
         device: where they go.
     """
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, QuantizedLinear):
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, _placed(layer, dtype, device))
     for part in module.modules():
         exact = getattr(part, "kept_in_float32", ())
         for leaf, parameter in part.named_parameters(recurse=False):
             if not parameter.is_meta:
                 wanted = torch.float32 if leaf in exact else dtype
                 parameter.data = parameter.data.to(device, wanted)
-        if isinstance(part, QuantizedLinear):
-            part.to(device, dtype)
+
+
+def _placed(layer: QuantizedLinear, dtype: torch.dtype, device: torch.device) -> QuantizedLinear:
+    """Return a quantized layer elsewhere, with the operator that is best there."""
+    if layer.like.device == device:
+        return layer.to(dtype=dtype)
+    weight, inputs = layer.quantized(), layer.inputs
+    weight = weight.with_tensors({n: t.to(device) for n, t in weight.tensors().items()})
+    if inputs is not None:
+        inputs = inputs.with_tensors({n: t.to(device) for n, t in inputs.tensors().items()})
+    return QuantizedLinear(weight, layer.bias, dtype, inputs)

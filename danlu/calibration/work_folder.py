@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from danlu.calibration.block import LayerResult
 from danlu.calibration.records import from_record, to_record
-from danlu.errors import OutputError, bullet_list
+from danlu.errors import CheckpointError, OutputError, bullet_list
 from danlu.files import atomic_file, parse_json, write_json
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import SafetensorsFile
@@ -97,7 +97,7 @@ class WorkFolder:
         """
         file = SafetensorsFile(self._path(index))
         tensors = {name: file.read(name).to(device, copy=True) for name in file.names()}
-        about = json.loads(bytes(tensors.pop(ABOUT).tolist()))
+        about = self._about(file.path, tensors)
         for name, record in about["layers"].items():
             weight, inputs = (from_record(record[part], tensors) for part in ("weight", "inputs"))
             parent, _, last = name.rpartition(".")
@@ -112,6 +112,15 @@ class WorkFolder:
                 parameter = nn.Parameter(tensor, requires_grad=False)
                 setattr(block.get_submodule(owner), leaf, parameter)
         return [LayerResult(**{**each, "notes": tuple(each["notes"])}) for each in about["results"]]
+
+    def _about(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Take what a file says of its tensors out of them."""
+        if ABOUT not in tensors:
+            raise CheckpointError(
+                f"'{path}' is no finished block. Remove it, and the block is quantized again."
+            )
+        about: dict[str, Any] = json.loads(bytes(tensors.pop(ABOUT).tolist()))
+        return about
 
     def _path(self, index: int) -> Path:
         return self._folder / f"block-{index:05}.safetensors"
