@@ -106,7 +106,7 @@ class Survey:
         found: list[Errors] = []
         for index in range(self._decoder.config.num_layers):
             self._model.fill(f"model.layers.{index}", WORKING, self._device)
-            path = self._kept / f"errors-{index:05}.json"
+            path = self._kept / f"block-{index:05}.json"
             mine = [group for group in groups if group.in_block(index)]
             if not path.exists():
                 write_json(path, {"errors": self._of_block(index, mine)})
