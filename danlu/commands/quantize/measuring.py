@@ -22,6 +22,7 @@ from danlu.eval.layer_times import operator_label
 from danlu.loading import load_decoder, read_model_config
 from danlu.loading.quantized import Layers, quantization_of
 from danlu.models.decoder import Decoder
+from danlu.nn.cache_rounding import CacheRounding
 from danlu.progress import Progress, working
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import find_weight_files, stream
@@ -42,12 +43,13 @@ def measure(
         progress.advance(1, "compared")
         said = answers(original, quantized, source.tokenizer, texts.rows, run.report.samples)
         operators = _operators(quantized)
+        caches = _cache_bytes(source, None), _cache_bytes(source, quantized.kv_cache)
         del original, quantized
         progress.advance(1, "answered")
         speeds = _served(source, folder, device) if run.report.speed else None
         progress.advance(1, "timed")
     sizes = weight_bytes(source.folder), weight_bytes(folder), layer_bytes(folder)
-    return Measured(operators, comparison, said, *sizes, speeds, written_as(folder))
+    return Measured(operators, comparison, said, *sizes, caches, speeds, written_as(folder))
 
 
 def _served(source: Source, folder: Path, device: torch.device) -> tuple[Served, Served]:
@@ -55,6 +57,13 @@ def _served(source: Source, folder: Path, device: torch.device) -> tuple[Served,
         served(source.folder, device, source.family),
         served(folder, device, source.family),
     )
+
+
+def _cache_bytes(source: Source, rounding: CacheRounding | None) -> int:
+    """Return what keys and values of one token take as they are served."""
+    decoder = source.shape().to(torch.bfloat16)
+    decoder.kv_cache = rounding
+    return decoder.cache_token_bytes()
 
 
 def _operators(decoder: Decoder) -> dict[str, int]:

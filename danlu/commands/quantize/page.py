@@ -8,10 +8,11 @@ from itertools import takewhile
 from danlu.commands.pages import parts
 from danlu.commands.pages.parts import TableData, section
 from danlu.commands.quantize.answers import Answers
+from danlu.commands.quantize.bounds import kept_bounds
 from danlu.commands.quantize.charts import error_chart, error_map, pair_bars, percent
+from danlu.commands.quantize.fitting import fit_rows, fit_table
 from danlu.commands.quantize.report import QuantizeReport
 from danlu.commands.quantize.speed import PHASES
-from danlu.config.quantize.run import summary
 from danlu.files import size_text
 
 WORST = 8
@@ -19,7 +20,8 @@ LEGEND = (
     '<p class="legend"><span><i></i>original</span><span><i class="now"></i>quantized</span></p>'
 )
 STYLE = """
-.tiles { grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); }
+figure svg { min-width: 620px; }
 .verdict { border-left: 5px solid var(--jade); }
 .verdict.broken, .verdict.slow { border-color: var(--cinnabar); }
 .verdict p { margin: 2px 0; }
@@ -44,6 +46,7 @@ def page(report: QuantizeReport) -> str:
         (
             parts.head(*_top(report)),
             _verdict(report),
+            _fit(report),
             section("Layer by layer", _layers(report), _layers_note(report)),
             section("What it predicts", parts.table(_quality(report)), _quality_note(report)),
             section("How fast it is here", _speed(report), _speed_note(report)),
@@ -67,11 +70,13 @@ def _top(report: QuantizeReport) -> tuple[str, str, parts.Tiles]:
         ("mean KL divergence, nats", f"{change.kl_mean:.2e}"),
         ("same most likely token", f"{change.top1_agreement:.2%}"),
     ]
+    if report.answers:
+        tiles.append(("greedy answers the same", f"{report.same_answers} of {len(report.answers)}"))
     if report.served is not None:
         before, after = report.served
         ratio = after.rate("decode") / before.rate("decode")
         tiles.append(("decode, against bfloat16", f"{ratio:.2f}x"))
-    told = f"{report.run.model} as {summary(report.scheme)}, written as {report.written_as}."
+    told = f"{report.run.model} as {report.scheme_text}, written as {report.written_as}."
     return "What fewer bits cost, and gained", told, tiles
 
 
@@ -86,16 +91,18 @@ def _verdict(report: QuantizeReport) -> str:
     if bounds.max_ppl_increase is None and bounds.max_kl is None:
         return ""
     if not report.broken:
-        stated = []
-        if bounds.max_ppl_increase is not None:
-            stated.append(f"perplexity may grow by {bounds.max_ppl_increase:.2%}")
-        if bounds.max_kl is not None:
-            stated.append(f"KL may be {bounds.max_kl:.2e}")
-        return (
-            f'<div class="card verdict"><b class="right">Kept</b><p>{", ".join(stated)}</p></div>'
-        )
+        told = "".join(f"<p>{escape(text)}</p>" for text in kept_bounds(bounds, report.comparison))
+        return f'<div class="card verdict"><b class="right">Kept</b>{told}</div>'
     said = "".join(f"<p>{parts.arrows(bound)}</p>" for bound in report.broken)
     return f'<div class="card verdict broken"><b class="wrong">Broken</b>{said}</div>'
+
+
+def _fit(report: QuantizeReport) -> str:
+    """Return what a budget chose; nothing where there was none."""
+    if report.fitted is None:
+        return ""
+    told = "; ".join(value for label, value in fit_rows(report.fitted) if label != "chosen")
+    return section("What fits", parts.table(fit_table(report.fitted)), f"{told}.")
 
 
 def _layers(report: QuantizeReport) -> str:
@@ -218,11 +225,13 @@ def _commands(report: QuantizeReport) -> list[tuple[str, str]]:
 
 
 def _facts(report: QuantizeReport) -> dict[str, str]:
+    cache = {"keys and values": report.cache_text()} if report.run.kv_cache else {}
     noted = {f"note {number}": note for number, note in enumerate(report.notes, start=1)}
     return {
         "model": report.run.model,
         "written to": f"{report.out}, as {report.written_as}",
         "calibrated on": report.calibrated_on,
+        **cache,
         "seed": str(report.run.seed),
         "took": f"{report.seconds:,.1f} s",
         **report.machine,

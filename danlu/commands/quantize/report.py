@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from danlu.calibration.block import LayerResult
+from danlu.calibration.fitting.fit import Fitted
 from danlu.commands.compare import comparison_rows, speed_rows
 from danlu.commands.quantize.answers import Answers
+from danlu.commands.quantize.fitting import fit_rows, fit_values
 from danlu.commands.quantize.speed import Served, reasons, speed_values
 from danlu.config.quantize.run import QuantizeRun, Scheme, summary
 from danlu.eval.compare import Comparison
@@ -26,6 +28,7 @@ class Measured:
         original_bytes: size of the original's weight files.
         quantized_bytes: of the quantized ones.
         layer_bytes: what of that are quantized layers.
+        cache_bytes: that keys and values of a token take in bfloat16, before and after.
         served: both as they are served on this machine; None: not measured.
         written_as: the format of the files.
     """
@@ -36,6 +39,7 @@ class Measured:
     original_bytes: int
     quantized_bytes: int
     layer_bytes: int
+    cache_bytes: tuple[int, int]
     served: tuple[Served, Served] | None
     written_as: str
 
@@ -47,6 +51,7 @@ class QuantizeReport(Measured):
     Attributes:
         run: the resolved run.
         layers: what became of each layer.
+        fitted: how it was made to fit a budget; None: there was none.
         compared_on: the text of the comparison, in words.
         calibrated_on: the text that activations were watched on, in words.
         ledger: what became of the user's calibration data; None: there was none.
@@ -58,6 +63,7 @@ class QuantizeReport(Measured):
 
     run: QuantizeRun
     layers: Sequence[LayerResult]
+    fitted: Fitted | None
     compared_on: str
     calibrated_on: str
     ledger: Mapping[str, Any] | None
@@ -75,6 +81,11 @@ class QuantizeReport(Measured):
     def scheme(self) -> Scheme:
         """How weights were rounded, where nothing else was said."""
         return self.run.scheme
+
+    @property
+    def scheme_text(self) -> str:
+        """How weights were rounded, in words."""
+        return summary(self.scheme) if self.fitted is None else "what fits, layer by layer"
 
     @property
     def original_speed(self) -> Speed | None:
@@ -99,7 +110,14 @@ class QuantizeReport(Measured):
     @property
     def slower(self) -> list[str]:
         """Why it is slower, where it is."""
-        return [] if self.served is None else reasons(*self.served)
+        if self.served is None:
+            return []
+        return reasons(*self.served, rounds_cache=self.run.kv_cache is not None)
+
+    def cache_text(self) -> str:
+        """Return what keys and values of a thousand tokens take, in words."""
+        was, now = (size_text(1000 * size) for size in self.cache_bytes)
+        return f"{was} -> {now} for 1,000 tokens"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON; what is not finite is null."""
@@ -111,18 +129,20 @@ class QuantizeReport(Measured):
             "out": self.out,
             "model": self.run.model,
             "scheme": self.scheme.model_dump(mode="json"),
-            "summary": summary(self.scheme),
+            "summary": self.scheme_text,
+            "fit": None if self.fitted is None else fit_values(self.fitted),
             "written_as": self.written_as,
             "original_bytes": self.original_bytes,
             "quantized_bytes": self.quantized_bytes,
             "layer_bytes": self.layer_bytes,
+            "cache_token_bytes": list(self.cache_bytes),
             "comparison": asdict(self.comparison),
             "ppl_increase": self.ppl_increase,
             "bounds": {**self.run.bounds.model_dump(mode="json"), "broken": list(self.broken)},
             "operators": dict(self.operators),
             "original_speed": speeds[0],
             "quantized_speed": speeds[1],
-            "speed": speed_values(self.served),
+            "speed": speed_values(self.served, self.slower),
             "layers": [asdict(layer) for layer in self.layers],
             "answers": [asdict(answer) for answer in self.answers],
             "compared_on": self.compared_on,
@@ -141,8 +161,9 @@ class QuantizeReport(Measured):
         sizes = f"{size_text(self.original_bytes)} -> {size_text(self.quantized_bytes)}"
         same = [("greedy answers", f"{self.same_answers} of {len(self.answers)} the same")]
         return [
-            ("scheme", summary(self.scheme)),
+            *([("scheme", self.scheme_text)] if self.fitted is None else fit_rows(self.fitted)),
             ("size", f"{sizes} ({ratio:.0%})"),
+            *([("cache", self.cache_text())] if self.run.kv_cache else []),
             *comparison_rows(self.comparison),
             *(same if self.answers else []),
             *speed_rows(self.original_speed, self.quantized_speed),

@@ -1,21 +1,25 @@
 """From a run file to a complete folder in fewer bits, with what that cost and gained."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from danlu.calibration.fitting.fit import Fitted
+from danlu.calibration.kv_cache import cache_rounding
 from danlu.calibration.walk import Quantized, quantize_decoder
 from danlu.commands.manifest import write_manifest
 from danlu.commands.quantize.bounds import broken_bounds, mark
+from danlu.commands.quantize.fitting import fitted_run
 from danlu.commands.quantize.measuring import machine, measure, notes
 from danlu.commands.quantize.page import page
 from danlu.commands.quantize.report import QuantizeReport
 from danlu.commands.quantize.source import Source, open_source
 from danlu.commands.quantize.texts import Texts, read_texts
 from danlu.config.quantize.run import QuantizeReporting, QuantizeRun, Scheme
-from danlu.errors import QuantizationError
+from danlu.errors import DanluError, QuantizationError
 from danlu.files import atomic_folder, only_run, refuse_existing, write_json, write_text
 from danlu.hub import resolve
 from danlu.loading import save_decoder
@@ -24,6 +28,9 @@ from danlu.progress import Progress, Silent
 from danlu.quantize.format import format_named, written_formats
 from danlu.tokenizer.stamp import write_stamp
 
+log = logging.getLogger(__name__)
+
+FINISHED = "block-*"  # in the work folder
 REPORT, PAGE = "quantization_report.json", "quantization_report.html"
 
 
@@ -86,21 +93,45 @@ def run_quantize(run: QuantizeRun, progress: Progress | None = None) -> Quantize
     with _work_folder(out) as work:
         source = open_source(run, work, report)
         texts = read_texts(run, source, work, report)
-        result = quantize_decoder(
-            source.folder, _walked(run, source), texts.watched, work / "blocks", report
-        )
+        walked = _walked(run, source)
+        fitted = fitted_run(walked, texts.watched, work, report)
+        applied = walked if fitted is None else fitted.run
+        result = quantize_decoder(source.folder, applied, texts.watched, work / "blocks", report)
+        if run.kv_cache is not None:
+            result.decoder.kv_cache = cache_rounding(
+                result.decoder, run.kv_cache, texts.watched, report
+            )
         with atomic_folder(out) as folder:
-            finished = _finish(run, source, texts, result, folder, report, started)
+            finished = _finish(run, source, texts, result, fitted, folder, report, started)
     return finished
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """Yield the folder beside `out` that keeps finished work; it is gone once all is done."""
+    """Yield the folder beside `out` that keeps finished work; it is gone once all is done.
+
+    After an error it stays only if a block is finished, for the same run to go on from.
+    """
     work = out.with_name(f".{out.name}.work")
     with only_run(work):
-        yield work
+        try:
+            yield work
+        except DanluError:
+            if any(work.rglob(FINISHED)):
+                log.info("Finished blocks are kept in '%s': the same run goes on from there.", work)
+            else:
+                _remove_inside(work)
+            raise
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_inside(folder: Path) -> None:
+    """Remove everything but the lock, which its holder removes."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink(missing_ok=True)
 
 
 def _walked(run: QuantizeRun, source: Source) -> QuantizeRun:
@@ -113,12 +144,14 @@ def _finish(
     source: Source,
     texts: Texts,
     result: Quantized,
+    fitted: Fitted | None,
     folder: Path,
     progress: Progress,
     started: float,
 ) -> QuantizeReport:
     """Write the model into `folder`, measure what was written, and report it there."""
-    save_decoder(result.decoder, folder, quant_format=run.format or own_format(run, result))
+    own = own_format(run, result) if fitted is None else fitted.run.format
+    save_decoder(result.decoder, folder, quant_format=run.format or own)
     result.decoder.to("meta")
     source.tokenizer.save(folder)
     write_stamp(folder, source.tokenizer, family=source.family)
@@ -127,6 +160,7 @@ def _finish(
         **vars(measured),
         run=run,
         layers=result.layers,
+        fitted=fitted,
         compared_on=texts.compared,
         calibrated_on=texts.calibration,
         ledger=texts.ledger,

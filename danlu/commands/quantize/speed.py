@@ -50,21 +50,28 @@ def served(model: Path, device: torch.device, family: str | None = None) -> Serv
     return Served(speed, layer_times(decoder, speed.prompt_tokens))
 
 
-def reasons(before: Served, after: Served) -> list[str]:
-    """Return why the quantized model is slower, a text for each phase where it is."""
+def reasons(before: Served, after: Served, *, rounds_cache: bool = False) -> list[str]:
+    """Return why the quantized model is slower, a text for each phase where it is.
+
+    Args:
+        before: the original.
+        after: the quantized model.
+        rounds_cache: whether it rounds keys and values, too.
+    """
     slower = [p for p in PHASES if after.rate(p) < (1 - NOISE) * before.rate(p)]
-    return [_reason(phase, before, after) for phase in slower]
+    return [_reason(phase, before, after, rounds_cache) for phase in slower]
 
 
-def _reason(phase: str, before: Served, after: Served) -> str:
+def _reason(phase: str, before: Served, after: Served, rounds_cache: bool) -> str:
     ratio = after.rate(phase) / before.rate(phase)
     old, new = before.layers_ms(phase), after.layers_ms(phase)
     said = f"{phase.capitalize()} is slower ({ratio:.2f}x). "
     products = f"its matrix products take {new:.2f} ms instead of {old:.2f} ms"
     if new <= old:
+        rest = "rounding keys and values" if rounds_cache else "what is done between them"
         return (
-            f"{said}Measured alone, {products}, so they are not the cause: it is what is done "
-            "between them, or the noise of a short measurement."
+            f"{said}Measured alone, {products}, so they are not the cause: it is {rest}, or the "
+            "noise of a short measurement."
         )
     worst = max(after.layers, key=lambda times: milliseconds(times, phase))
     share = milliseconds(worst, phase) / new
@@ -96,9 +103,11 @@ def _cause(phase: str, before: Served, worst: LayerTimes) -> str:
     return "The matrices are so small that reading fewer bytes does not pay for unpacking them."
 
 
-def speed_values(pair: tuple[Served, Served] | None) -> Mapping[str, Any] | None:
-    """Return both measurements as plain values."""
+def speed_values(
+    pair: tuple[Served, Served] | None, slower: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """Return both measurements, and why it is slower, as plain values."""
     if pair is None:
         return None
     before, after = pair
-    return {"before": asdict(before), "after": asdict(after), "reasons": reasons(before, after)}
+    return {"before": asdict(before), "after": asdict(after), "reasons": list(slower)}

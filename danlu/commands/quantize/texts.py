@@ -140,5 +140,7 @@ def _watched(
 
 
 def _needs_text(run: QuantizeRun) -> bool:
+    if run.fit is not None or (run.kv_cache is not None and run.kv_cache.scales != "token"):
+        return True
     schemes = [run.scheme, *(override.scheme for override in run.overrides)]
     return any(scheme is not None and methods()[scheme.method].needs_text for scheme in schemes)
