@@ -29,6 +29,10 @@ def read(path: Path, samples: int = 8, max_tokens: int = 64, **options: Any) -> 
     return read_calibration(data, every_control_tokenizer(), 0, 4096)
 
 
+def origins_of(found: CalibrationRows) -> list[str]:
+    return [row.origin for row in found.rows]
+
+
 def test_conversations_are_what_the_model_will_see(tmp_path: Path) -> None:
     tokenizer = every_control_tokenizer().with_chat_format("llama3-chat")
     row = {"instruction": "How hot is the furnace?", "output": "As hot as the sun."}
@@ -41,7 +45,7 @@ def test_conversations_are_what_the_model_will_see(tmp_path: Path) -> None:
     wanted = tokenizer.render_chat(messages, add_generation_prompt=False).ids
     found = read_calibration(data, tokenizer, 0, 4096)
     assert found.rows == [wanted]
-    assert found.origins == [f"{path}:1"]
+    assert origins_of(found) == [f"{path}:1"]
     pair = {"prompt": row["instruction"], "chosen": row["output"], "rejected": "No."}
     write_rows(path, pair)
     assert read_calibration(data, tokenizer, 0, 4096).rows == [wanted]
@@ -68,14 +72,15 @@ def test_rows_are_drawn_by_seed_and_weight(tmp_path: Path) -> None:
     few = read(path, samples=10)
     assert len(few.rows) == 10
     assert few.ledger.not_drawn == 50
-    numbers = [int(origin.rpartition(":")[2]) for origin in few.origins]
+    numbers = [int(origin.rpartition(":")[2]) for origin in origins_of(few)]
     assert numbers == sorted(numbers)
     other = CalibrationData(sources=[DataSource(path=str(path))], samples=10, max_tokens=64)
-    assert read_calibration(other, every_control_tokenizer(), 1, 4096).origins != few.origins
+    again = read_calibration(other, every_control_tokenizer(), 1, 4096)
+    assert origins_of(again) != origins_of(few)
     rare = write_rows(tmp_path / "rare.jsonl", *({"text": f"rare {i} {LONG}"} for i in range(60)))
     sources = [DataSource(path=str(path), weight=50), DataSource(path=str(rare))]
     mixed = CalibrationData(sources=sources, samples=20, max_tokens=64)
-    origins = read_calibration(mixed, every_control_tokenizer(), 0, 4096).origins
+    origins = origins_of(read_calibration(mixed, every_control_tokenizer(), 0, 4096))
     assert sum(origin.startswith(str(path)) for origin in origins) >= 17
 
 
@@ -86,7 +91,8 @@ def test_quant_json_comes_first(tmp_path: Path) -> None:
     data = CalibrationData(sources=[DataSource(path=str(tmp_path))])
     assert len(read_calibration(data, tokenizer, 0, 4096).rows) == 2
     write_rows(tmp_path / "quant.json", row)
-    assert read_calibration(data, tokenizer, 0, 4096).origins == [f"{tmp_path / 'quant.json'}:1"]
+    found = read_calibration(data, tokenizer, 0, 4096)
+    assert origins_of(found) == [f"{tmp_path / 'quant.json'}:1"]
 
 
 def test_rows_end_with_the_context(tmp_path: Path) -> None:

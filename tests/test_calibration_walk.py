@@ -18,6 +18,7 @@ from danlu.calibration.walk import Quantized, quantize_decoder
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import QuantizeRun
 from danlu.config.quantize.scheme import QuantScheme, preset
+from danlu.data.calibration import TokenRow
 from danlu.errors import CheckpointError, DataError, OutputError, QuantizationError
 from danlu.loading import load_decoder, save_decoder
 from danlu.loading.layout import published_layout
@@ -318,7 +319,10 @@ def test_a_damaged_checkpoint_is_one_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("model__embed_tokens__weight", "enters the first block is not finite on row 2 "),
+        (
+            "model__embed_tokens__weight",
+            r"enters the first block is not finite on row 2 \(x.txt:5\)",
+        ),
         (
             "model__layers__1__self_attn__v_proj__bias",
             "enters model.layers.1.self_attn.o_proj is not finite on row 1 ",
@@ -331,8 +335,9 @@ def test_what_is_not_finite_is_named(name: str, told: str, tmp_path: Path) -> No
     weights = load_file(folder / "model.safetensors")[name.replace("__", ".")]
     weights[7] = torch.nan
     spoil_weights(folder, **{name: weights})
+    rows = [[1, 2, 3], TokenRow([4, 7, 5], "x.txt:5"), [6, 8, 9]]
     with pytest.raises(QuantizationError, match=told):
-        walk(folder, tmp_path / "work", [[1, 2, 3], [4, 7, 5], [6, 8, 9]], scheme=INT4)
+        walk(folder, tmp_path / "work", rows)
     assert (tmp_path / "work/block-00000.safetensors").exists() == ("layers" in name)
 
 

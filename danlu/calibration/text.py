@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from danlu.data.calibration import TokenRow
 from danlu.errors import DataError, bullet_list
 from danlu.models.decoder import Decoder
 from danlu.nn.attention import AttentionContext
@@ -19,11 +20,11 @@ class Batch:
     """Rows of one length.
 
     Attributes:
-        rows: their numbers in the text, from 0.
+        rows: what each is called: its number, from 1, and where it comes from, if it knows.
         ids_BT: their tokens.
     """
 
-    rows: tuple[int, ...]
+    rows: tuple[str, ...]
     ids_BT: Tensor
 
     def seen(self, decoder: Decoder, x_BTD: Tensor) -> tuple[Rotation, AttentionContext]:
@@ -33,13 +34,12 @@ class Batch:
         return decoder.model.position_scheme.rotation(positions_BT, x_BTD.dtype), attn
 
     def row_of(self, place: int) -> str:
-        """Return the row, counted from 1, that a place among the batch's tokens is in."""
-        return f"row {self.rows[place // self.ids_BT.shape[1]] + 1}"
+        """Return the row that a place among the batch's tokens is in."""
+        return self.rows[place // self.ids_BT.shape[1]]
 
     def row_names(self) -> str:
-        """Return all rows, counted from 1."""
-        numbers = ", ".join(str(row + 1) for row in self.rows)
-        return f"row {numbers}" if len(self.rows) == 1 else f"one of the rows {numbers}"
+        """Return all rows."""
+        return self.rows[0] if len(self.rows) == 1 else f"one of {', '.join(self.rows)}"
 
 
 def batches(rows: Sequence[Sequence[int]], max_tokens: int = BATCH_TOKENS) -> list[Batch]:
@@ -51,9 +51,15 @@ def batches(rows: Sequence[Sequence[int]], max_tokens: int = BATCH_TOKENS) -> li
     for length, numbers in by_length.items():
         size = max(1, max_tokens // length)
         for start in range(0, len(numbers), size):
-            chosen = tuple(numbers[start : start + size])
-            found.append(Batch(chosen, torch.tensor([list(rows[i]) for i in chosen])))
+            chosen = numbers[start : start + size]
+            names = tuple(_name(i, rows[i]) for i in chosen)
+            found.append(Batch(names, torch.tensor([list(rows[i]) for i in chosen])))
     return found
+
+
+def _name(number: int, row: Sequence[int]) -> str:
+    origin = f" ({row.origin})" if isinstance(row, TokenRow) else ""
+    return f"row {number + 1}{origin}"
 
 
 def check_token_rows(rows: Sequence[Sequence[int]], vocab_size: int) -> None:

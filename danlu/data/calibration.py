@@ -8,7 +8,7 @@ PaddleNLP does.
 import heapq
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -58,18 +58,28 @@ class CalibrationLedger:
         return {**self.rows.summary(), "not_drawn": self.not_drawn, "tokens": counts}
 
 
+class TokenRow(list[int]):
+    """Token ids that know where they come from.
+
+    Attributes:
+        origin: ``file:line``.
+    """
+
+    def __init__(self, ids: Iterable[int], origin: str) -> None:
+        super().__init__(ids)
+        self.origin = origin
+
+
 @dataclass(frozen=True)
 class CalibrationRows:
     """Text to watch a model on.
 
     Attributes:
         rows: token ids.
-        origins: ``file:line`` of each.
         ledger: what became of the data.
     """
 
-    rows: list[list[int]]
-    origins: list[str]
+    rows: list[TokenRow]
     ledger: CalibrationLedger
 
 
@@ -115,8 +125,7 @@ def read_calibration(
     ledger.not_drawn += len(drawn) - len(encoded) - len(ledger.rows.dropped)
     _refuse_unusable(ledger, data.sources, len(encoded))
     encoded.sort(key=lambda each: each.number)
-    rows = _chosen(encoded, data.samples, ledger)
-    return CalibrationRows([ids for _, ids in rows], [origin for origin, _ in rows], ledger)
+    return CalibrationRows(_chosen(encoded, data.samples, ledger), ledger)
 
 
 def _drawn(
@@ -227,9 +236,7 @@ def _refuse_unusable(ledger: CalibrationLedger, sources: Sequence[DataSource], u
     )
 
 
-def _chosen(
-    encoded: Sequence[_Encoded], samples: int, ledger: CalibrationLedger
-) -> list[tuple[str, list[int]]]:
+def _chosen(encoded: Sequence[_Encoded], samples: int, ledger: CalibrationLedger) -> list[TokenRow]:
     """Return the first row of each example, and further ones as long as rows are wanted.
 
     What is not taken counts as cut.
@@ -248,5 +255,5 @@ def _chosen(
         ledger.cut_tokens += each.num_tokens - kept
         cut = "" if kept == each.num_tokens else f"{kept} of {each.num_tokens} tokens are used"
         ledger.rows.note(each.origin, cut, is_dropped=False)
-        chosen += [(each.origin, row) for row in rows]
+        chosen += [TokenRow(row, each.origin) for row in rows]
     return chosen
