@@ -54,7 +54,7 @@ SIZES: dict[str, dict[str, Any]] = {
 QWEN_SIZES: dict[str, tuple[int, int, int, int]] = {  # hidden, layers, heads, intermediate size
     "qwen-1.8b": (2048, 24, 16, 11008),
     "qwen-7b": (4096, 32, 32, 22016),
-    "qwen-tiny": (64, 2, 4, 352),
+    "qwen-tiny": (64, 2, 4, 384),
 }
 
 

@@ -6,11 +6,11 @@ random weights are sensitive; on the CPU the difference is up to 0.05).
 Speed: Danlu in bf16, int8 and int4, by whatever operators it chooses there (the tables name them),
 beside transformers where that is installed; models of the 0.5B and the 7B shape, each engine in its
 own process, measured in turns.
-Cost of fine-tuning: `benchmarks.gpu_finetuning`. Without an accelerator the page says "not
-measured".
+Decoding in few bits and keys and values in 8: `benchmarks.gpu_decoding`. Cost of fine-tuning:
+`benchmarks.gpu_finetuning`. Without an accelerator the page says "not measured".
 
-    python -m benchmarks.gpu [--parts inference finetuning] [--sizes 0.5b 7b] [--rounds 5]
-        [--steps 3] [--work FOLDER] [--out FILE.md] [--tiny]
+    python -m benchmarks.gpu [--parts inference decoding cache finetuning] [--sizes 0.5b 7b]
+        [--rounds 5] [--steps 3] [--work FOLDER] [--out FILE.md] [--tiny]
 """
 
 import argparse
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.checkpoint import SIZES, add_work_option, checkpoint
 from benchmarks.facts import ROOT, shown_command
+from benchmarks.gpu_decoding import add_cache, add_decoding
 from benchmarks.gpu_finetuning import add_finetuning
 from benchmarks.inference import TINY, engine_sides
 from benchmarks.results import Report, Table, add_output_options, publish
@@ -37,7 +38,7 @@ from danlu.models.decoder import Decoder
 GOLDEN = ROOT / "tests" / "golden-small"
 FP32_BOUND, BF16_BOUND = 1e-4, 1e-1
 READ_BYTES = 8 << 30
-PARTS = ("inference", "finetuning")
+PARTS = ("inference", "decoding", "cache", "finetuning")
 
 
 def parity_table(device: torch.device) -> tuple[Table, bool]:
@@ -114,6 +115,10 @@ def measure(report: Report, device: torch.device, options: argparse.Namespace) -
     sizes = ["tiny"] if options.tiny else options.sizes
     for size in sizes if "inference" in options.parts else []:
         add_size(report, size, str(device), options.work, lengths)
+    if "decoding" in options.parts:
+        add_decoding(report, str(device), options)
+    if "cache" in options.parts:
+        add_cache(report, str(device), options)
     if "finetuning" in options.parts:
         add_finetuning(report, str(device), options)
 

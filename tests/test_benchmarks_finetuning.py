@@ -39,6 +39,7 @@ def test_memory_is_compared_with_the_leaner_peer_in_each_column() -> None:
         ("token_rows", [], 1),
         ("encoding", [], 1),
         ("gpu", ["--device", "cpu", "--parts", "finetuning"], 2),
+        ("gpu", ["--device", "cpu", "--parts", "decoding", "cache"], 5),
     ],
 )
 def test_scripts_run_tiny(script: str, options: list[str], least: int, tmp_path: Path) -> None:
