@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Capture, complained
+from command_line import Capture, complained, printed
 
 from danlu.calibration.block import LayerResult
 from danlu.calibration.work_folder import WorkFolder
 from danlu.cli.app import run as danlu_command
 from danlu.cli.quantize import read_run
-from danlu.commands.quantize import QuantizeReport, run_quantize
+from danlu.commands.quantize import QuantizeReport, precision, run_quantize
 from danlu.commands.quantize.bounds import MARK
 from danlu.commands.quantize.charts import error_chart, error_map, percent
+from danlu.commands.quantize.source import Source
 from danlu.commands.quantize.speed import Served, reasons
 from danlu.commands.quantize.texts import Texts, read_texts
 from danlu.config.data import sources
@@ -227,6 +228,17 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+def test_large_models_are_compared_in_the_dtype_they_are_stored_in(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_decoder(load_decoder(model), tmp_path, torch.bfloat16)
+    source = Source(tmp_path, None, load_tokenizer(model))
+    cpu = torch.device("cpu")
+    assert precision.compared_dtype(source, cpu) == torch.float32
+    monkeypatch.setattr(precision, "free_bytes", lambda device: 100_000)
+    assert precision.compared_dtype(source, cpu) == torch.bfloat16
+
+
 def test_text_that_the_model_writes_for_calibration_is_not_what_is_compared(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +275,10 @@ def test_a_broken_bound_fails_and_marks_the_folder(
     broken = json.loads((out / "quantization_report.json").read_text())["bounds"]["broken"]
     assert len(broken) == 2
     assert all(bound in (out / MARK).read_text() for bound in broken)
+    shown_info = printed(capsys, "info", out)
+    assert "quantized under a bound that it does not keep: perplexity" in " ".join(
+        shown_info.split()
+    )
     logging.getLogger("danlu").propagate = True
     with caplog.at_level(logging.WARNING):
         load_decoder(out)

@@ -18,6 +18,7 @@ from danlu.hub.manifest import Manifest, read_manifest
 from danlu.loading.building import decoder_from_config, family_named, read_json
 from danlu.loading.kv_cache import noted_rounding
 from danlu.models.decoder import Decoder
+from danlu.tokenizer.stamp import broken_bounds
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ENDINGS = (".safetensors", ".bin")
@@ -196,8 +197,8 @@ def _origin(manifest: Manifest | None) -> str | None:
 
 
 def _notes(folder: Path, values: Mapping[str, Any], tokenizer: TokenizerFacts) -> list[str]:
-    """Return what is absent without harm, and what is there but has no effect."""
-    notes = []
+    """Return what is absent without harm, what has no effect, and bounds that are broken."""
+    notes = [f"quantized under a bound that it does not keep: {b}" for b in broken_bounds(folder)]
     if not (folder / GENERATION).is_file():
         notes.append(f"no {GENERATION}: sampling uses Danlu's defaults unless asked otherwise")
     if tokenizer.kind and tokenizer.chat_format is None:

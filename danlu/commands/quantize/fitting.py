@@ -1,6 +1,7 @@
 """How a model was made to fit a budget: the choice, and what the report says about it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ FOLDER = "fit"  # in the work folder
 
 
 def fitted_run(
-    run: QuantizeRun, rows: list[list[int]], work: Path, progress: Progress
+    run: QuantizeRun, rows: Sequence[Sequence[int]], work: Path, progress: Progress
 ) -> Fitted | None:
     """Return how the model of a run fits its budget; None if it has none. See `fit_run`.
 

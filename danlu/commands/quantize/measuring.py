@@ -11,6 +11,7 @@ import danlu
 from danlu.calibration.block import LayerResult
 from danlu.commands.compare import weight_bytes
 from danlu.commands.quantize.answers import answers
+from danlu.commands.quantize.precision import compared_dtype
 from danlu.commands.quantize.report import Measured
 from danlu.commands.quantize.source import Source
 from danlu.commands.quantize.speed import Served, served
@@ -33,12 +34,14 @@ def measure(
 ) -> Measured:
     """Measure the quantized model in `folder` beside its source.
 
-    Both compute in float32 where they are compared, and in bfloat16 where they are timed.
+    Both compute in float32 where they are compared, if that fits into the memory, and in bfloat16
+    where they are timed.
     """
     device = choose_device(run.device)
     with working(progress, "measure", 3):
-        original = load_decoder(source.folder, device=device, family=source.family)
-        quantized = load_decoder(folder, device=device, family=source.family)
+        dtype = compared_dtype(source, device)
+        original = load_decoder(source.folder, dtype, device, family=source.family)
+        quantized = load_decoder(folder, dtype, device, family=source.family)
         comparison = compare_decoders(original, quantized, texts.batches)
         progress.advance(1, "compared")
         said = answers(original, quantized, source.tokenizer, texts.rows, run.report.samples)
@@ -49,7 +52,8 @@ def measure(
         speeds = _served(source, folder, device) if run.report.speed else None
         progress.advance(1, "timed")
     sizes = weight_bytes(source.folder), weight_bytes(folder), layer_bytes(folder)
-    return Measured(operators, comparison, said, *sizes, caches, speeds, written_as(folder))
+    name = str(dtype).removeprefix("torch.")
+    return Measured(operators, comparison, name, said, *sizes, caches, speeds, written_as(folder))
 
 
 def _served(source: Source, folder: Path, device: torch.device) -> tuple[Served, Served]:

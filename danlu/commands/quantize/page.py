@@ -136,7 +136,7 @@ def _quality(report: QuantizeReport) -> TableData:
 def _quality_note(report: QuantizeReport) -> str:
     return (
         f"On {report.comparison.num_tokens:,} held-out tokens ({report.compared_on}), both "
-        "computing in float32."
+        f"computing in {report.compared_in}."
     )
 
 
@@ -211,8 +211,9 @@ def _answer(title: str, text: str, other: str) -> str:
 
 def _answers_note(report: QuantizeReport) -> str:
     return (
-        f"Both go on greedily, in float32; {report.same_answers} of {len(report.answers)} answers "
-        "are the same to the last character. Marked: from where they part."
+        f"Both go on greedily, in {report.compared_in}; {report.same_answers} of "
+        f"{len(report.answers)} answers are the same to the last character. Marked: from where "
+        "they part."
     )
 
 

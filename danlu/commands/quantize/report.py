@@ -23,7 +23,8 @@ class Measured:
 
     Attributes:
         operators: operator chosen on this machine -> number of layers.
-        comparison: the quantized model as stored, against the original; both in float32.
+        comparison: the quantized model as stored, against the original.
+        compared_in: the dtype that both computed in for it.
         answers: greedy answers of both.
         original_bytes: size of the original's weight files.
         quantized_bytes: of the quantized ones.
@@ -35,6 +36,7 @@ class Measured:
 
     operators: Mapping[str, int]
     comparison: Comparison
+    compared_in: str
     answers: Sequence[Answers]
     original_bytes: int
     quantized_bytes: int
@@ -137,6 +139,7 @@ class QuantizeReport(Measured):
             "layer_bytes": self.layer_bytes,
             "cache_token_bytes": list(self.cache_bytes),
             "comparison": asdict(self.comparison),
+            "compared_in": self.compared_in,
             "ppl_increase": self.ppl_increase,
             "bounds": {**self.run.bounds.model_dump(mode="json"), "broken": list(self.broken)},
             "operators": dict(self.operators),

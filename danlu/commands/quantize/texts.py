@@ -1,12 +1,15 @@
 """The texts of a quantization: what activations are watched on, and what is compared on."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from danlu.calibration.method import methods
+from danlu.commands.quantize.precision import compared_dtype
 from danlu.commands.quantize.source import Source
 from danlu.commands.samples import comparison_batches, written_rows
 from danlu.config.data import DataSource, sources
@@ -40,7 +43,7 @@ class Texts:
 
     batches: list[Rows]
     compared: str
-    watched: Rows
+    watched: Sequence[Sequence[int]]
     calibration: str
     ledger: Mapping[str, Any] | None
 
@@ -67,9 +70,11 @@ class Writer:
         self._decoder: Decoder | None = None
 
     def decoder(self) -> Decoder:
-        """Return the model, computing in float32."""
+        """Return the model, in the dtype that models are compared in."""
         if self._decoder is None:
-            self._decoder = load_decoder(self._source.folder, family=self._source.family)
+            source = self._source
+            dtype = compared_dtype(source, torch.device("cpu"))
+            self._decoder = load_decoder(source.folder, dtype, family=source.family)
         return self._decoder
 
     def keep(self, name: str, write: Callable[[Decoder], list[Rows]]) -> list[Rows]:
@@ -107,14 +112,14 @@ def _compared(run: QuantizeRun, source: Source, writer: Writer, progress: Progre
         return comparison_batches(shape, tokenizer, Path(text), progress)
     data = CalibrationData(sources=sources(text), samples=COMPARED_ROWS)
     rows = read_calibration(data, tokenizer, run.seed, shape.max_text_tokens).rows
-    return [[rows[i] for i in batch] for batch in by_length([len(row) for row in rows])]
+    return [[list(rows[i]) for i in batch] for batch in by_length([len(row) for row in rows])]
 
 
 @dataclass(frozen=True)
 class _Watched:
     """Calibration text: its rows, what it is, and what became of the data."""
 
-    rows: Rows
+    rows: Sequence[Sequence[int]]
     about: str
     ledger: Mapping[str, Any] | None = None
 
