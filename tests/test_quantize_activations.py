@@ -1,5 +1,7 @@
 """Inputs of quantized layers in 8 bits: their numbers, and products of integers."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -108,7 +110,9 @@ def test_sums_are_exact() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_weights_in_groups_are_multiplied_by_what_rounded_inputs_stand_for(bits: int) -> None:
+def test_weights_in_groups_are_multiplied_by_what_rounded_inputs_stand_for(
+    bits: Literal[4, 8],
+) -> None:
     weight = quantize_rtn(numbers(64, 64), QuantScheme(bits=bits, group_size=32, symmetric=False))
     layer, x = QuantizedLinear(weight, None, inputs=DynamicPerToken()), numbers(3, 64, seed=1)
     assert layer.operator.label.startswith("rounded inputs, ")
