@@ -1,6 +1,7 @@
 """Bits shared out by a budget: the choice, the groups that must agree, the measured errors."""
 
 import itertools
+import json
 import random
 from pathlib import Path
 
@@ -22,9 +23,18 @@ from danlu.calibration.fitting.groups import groups_of_layers
 from danlu.calibration.fitting.knapsack import Option, least_cost, least_harm
 from danlu.calibration.fitting.measuring import Survey
 from danlu.calibration.walk import quantize_decoder
-from danlu.config.quantize.run import Fit, Override, QuantizeRun
+from danlu.commands.quantize import run_quantize
+from danlu.config.data import sources
+from danlu.config.quantize.run import (
+    CalibrationData,
+    Fit,
+    Override,
+    QuantizeReporting,
+    QuantizeRun,
+)
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import OutputError, QuantizationError
+from danlu.files import size_text
 from danlu.loading import decoder_from_config, load_decoder, save_decoder
 from danlu.loading.building import read_json
 from danlu.models.decoder import Decoder
@@ -242,3 +252,26 @@ def test_three_bits_and_the_head_come_last(rows: list[list[int]], tmp_path: Path
     tight = fit_run(FOLDER, run_with(0.385), rows, tmp_path / "tight", Silent())
     fewest = [min(c.scheme.bits for c in f.choices if c.scheme) for f in (roomy, tight)]
     assert fewest[0] == 4 > fewest[1]
+
+
+def test_the_command_fits_and_reports_what_it_chose(tiny_tour: Path, tmp_path: Path) -> None:
+    model, out = tiny_tour / "model", tmp_path / "out"
+    run = QuantizeRun(
+        model=str(model),
+        out=str(out),
+        calibration=CalibrationData(
+            sources=sources(tiny_tour / "world" / "instructions.jsonl"), samples=8, max_tokens=64
+        ),
+        fit=Fit(bytes=int(0.62 * file_bytes(model)), cache_tokens=16),
+        report=QuantizeReporting(speed=False, samples=2),
+    )
+    report = run_quantize(run)
+    told = json.loads((out / "quantization_report.json").read_text())["fit"]
+    layers = [name for choice in told["choices"] for name in choice["layers"]]
+    assert len(layers) == len(set(layers)) == len(list(load_decoder(out).linears())) - 1
+    cost = file_bytes(out) + told["cache_bytes"]
+    assert 0.98 * run.fit.bytes <= cost <= run.fit.bytes
+    assert "What fits" in (out / "quantization_report.html").read_text()
+    fits = size_text(told["weight_bytes"] + told["cache_bytes"])
+    assert dict(report.rows())["fits"].startswith(fits)
+    assert json.loads((out / "run.json").read_text())["config"]["overrides"] == []
