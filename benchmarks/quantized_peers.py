@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from torch import Tensor
 from benchmarks.facts import ROOT, shown_command
 from benchmarks.results import Report, Table, add_output_options, publish
 from danlu.calibration.walk import quantize_decoder
+from danlu.commands.export import export
 from danlu.config.quantize.run import QuantizeRun
-from danlu.loading import load_decoder, save_decoder
+from danlu.loading import decoder_from_config, load_decoder, save_decoder
+from danlu.models import discover
 from danlu.models.decoder import Decoder
 from danlu.progress import Silent
 
@@ -78,6 +80,7 @@ class Case:
         file: format of its files.
         dtype: that the tool computes in.
         tolerance: relative difference of the logits that its dtype and kernels explain.
+        as_qwen: the base is a Qwen-1 of the same function, re-expressed for the tool first.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Case:
     file: str
     dtype: str = "float32"
     tolerance: float = 1e-4
+    as_qwen: bool = False
 
 
 def _gptq(**changes: Any) -> dict[str, Any]:
@@ -139,6 +143,7 @@ CASES = (
     _in_vllm("vllm-awq", AWQ, "awq"),
     _in_vllm("vllm-w4a16", _gptq(), "compressed-tensors"),
     _in_vllm("vllm-w8a8", W8A8, "compressed-tensors"),
+    replace(_in_vllm("vllm-qwen-1-gptq", _gptq(), "gptq"), as_qwen=True),
 )
 
 
@@ -212,7 +217,11 @@ def quantized_folder(case: Case, work: Path) -> Path:
     """Quantize the base and save it as the case says."""
     base, out = work / "base", work / case.name
     dtype = torch.float32 if case.dtype == "float32" else torch.bfloat16
-    save_decoder(load_decoder(BASE), base, dtype=dtype)
+    if case.as_qwen:
+        save_decoder(qwen_of(load_decoder(BASE)), work / "qwen", dtype=dtype)
+        export(work / "qwen", base, "transformers", with_tokenizer=False)
+    else:
+        save_decoder(load_decoder(BASE), base, dtype=dtype)
     config = json.loads((base / "config.json").read_text())
     config["dtype"] = str(dtype).removeprefix("torch.")
     (base / "config.json").write_text(json.dumps(config))
@@ -224,6 +233,31 @@ def quantized_folder(case: Case, work: Path) -> Path:
     save_decoder(result.decoder, out, quant_format=case.file)
     _write_tokenizer(out, result.decoder.vocab_size)
     return out
+
+
+@torch.no_grad()
+def qwen_of(llama: Decoder) -> Decoder:
+    """Return a Qwen-1 of the same function: every head with keys and values, biases of zero."""
+    shape = llama.config
+    values = discover()["qwen"].tiny() | {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": 2 * shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "kv_channels": shape.head_dim,
+        "layer_norm_epsilon": 1e-6,
+        "vocab_size": shape.vocab_size,
+    }
+    qwen = decoder_from_config(values).to_empty(device="cpu")
+    weights = dict(llama.named_parameters())
+    for name, parameter in qwen.named_parameters():
+        source = weights.get(name, torch.zeros_like(parameter))
+        if len(source) < len(parameter):
+            heads = source.unflatten(0, (-1, shape.head_dim))
+            shared = shape.num_heads // shape.num_kv_heads
+            source = heads.repeat_interleave(shared, 0).flatten(0, 1)
+        parameter.copy_(source)
+    return qwen
 
 
 def _write_tokenizer(folder: Path, vocab_size: int) -> None:

@@ -17,7 +17,8 @@ from danlu.quantize.rtn import SLICE_WEIGHTS, quantize_rtn
 
 SMALLEST_PART = 1e-4  # of the largest channel, that a channel is taken for at least
 CLIPPED_PARTS = tuple(1 - step / 20 for step in range(10))  # of a group's range that stay
-SLICE_ERRORS = 2**20  # errors of outputs at a time, for each part
+SLICE_ERRORS = 2**20  # numbers at a time, for each part that is tried
+SEARCH_ROWS = 512  # that scales are searched on
 SCALES = torch.float16  # as the files hold them
 
 
@@ -59,7 +60,7 @@ def weight_sizes(weights_OI: Sequence[Tensor]) -> Tensor:
 
 
 def scale_error(weight_OI: Tensor, rows_NI: Tensor, scale_I: Tensor, scheme: AwqScheme) -> float:
-    """Return the squared error of the outputs beside their size, if inputs are divided by a scale.
+    """Return the squared error of the outputs, if inputs are divided by a scale.
 
     Args:
         weight_OI: the dense weight, without the scale.
@@ -67,12 +68,11 @@ def scale_error(weight_OI: Tensor, rows_NI: Tensor, scale_I: Tensor, scheme: Awq
         scale_I: positive.
         scheme: how weights are rounded; nothing is clipped.
     """
-    error = size = 0.0
+    error = 0.0
     for rows in weight_OI.float().split(_rows_of_slice(weight_OI)):
         rounded = _rounded(rows * scale_I, scheme) / scale_I
         error += float((rows_NI @ (rounded - rows).T).square().sum())
-        size += float((rows_NI @ rows.T).square().sum())
-    return error / size if size else 0.0
+    return error
 
 
 def quantize_clipped(
@@ -99,7 +99,7 @@ def quantize_clipped(
     outputs = torch.arange(len(weight_OI), device=weight_OI.device)
     slices = [
         _clipped(weight_OI[which].float(), plain.rows(which), root_NI, scheme)
-        for which in outputs.split(max(1, SLICE_ERRORS // len(root_NI)))
+        for which in outputs.split(max(1, SLICE_ERRORS // max(len(root_NI), plain.group_size)))
     ]
     return IntegerGrid.stacked(slices).to(SCALES)
 
@@ -107,19 +107,23 @@ def quantize_clipped(
 def _clipped(
     rows_OI: Tensor, plain: IntegerGrid, root_NI: Tensor, scheme: AwqScheme
 ) -> IntegerGrid:
-    """Return some outputs with the best part of each group's range."""
+    """Return some outputs with the best part of each group's range.
+
+    Where all other groups leave an error e and a group X changes by t, the squared error changes by
+    2 e^T X t + t^T X^T X t.
+    """
     outputs = torch.arange(len(rows_OI), device=rows_OI.device)
-    error_NO = root_NI @ (plain.dequantize() - rows_OI).T
+    error_ON = (plain.dequantize() - rows_OI) @ root_NI.T
     chosen = []
     for start in range(0, rows_OI.shape[1], plain.group_size):
         inputs = slice(start, start + plain.group_size)
-        weights_Og, root_Ng = rows_OI[:, inputs], root_NI[:, inputs]
-        tried = _cut(weights_Og, scheme)
-        deltas_POg = tried.dequantize().unflatten(0, (-1, len(outputs))) - weights_Og
-        others_NO = error_NO - root_Ng @ deltas_POg[0].T  # what the other groups leave
-        errors_PNO = others_NO + root_Ng @ deltas_POg.transpose(1, 2)
-        best_O = errors_PNO.square().sum(1).argmin(0)
-        error_NO = errors_PNO[best_O, :, outputs].T
+        root_Ng = root_NI[:, inputs]
+        tried = _cut(rows_OI[:, inputs], scheme)
+        weights_POg = tried.dequantize().unflatten(0, (-1, len(outputs)))
+        changes_POg = weights_POg - weights_POg[0]
+        growth_POg = 2 * (error_ON @ root_Ng) + changes_POg @ (root_Ng.T @ root_Ng)
+        best_O = (growth_POg * changes_POg).sum(-1).argmin(0)
+        error_ON += changes_POg[best_O, outputs] @ root_Ng.T
         chosen.append(tried.rows(best_O * len(outputs) + outputs))
     return _beside(chosen)
 
@@ -136,6 +140,13 @@ def _beside(groups: Sequence[IntegerGrid]) -> IntegerGrid:
     names = groups[0].tensors()
     joined = {name: torch.cat([group.tensors()[name] for group in groups], 1) for name in names}
     return groups[0].with_tensors(joined)
+
+
+def few_rows(rows_NI: Tensor) -> Tensor:
+    """Return rows to search on: exact ones where inputs are few, else a part of them, evenly."""
+    if rows_NI.shape[1] <= SEARCH_ROWS:
+        return condensed(rows_NI)
+    return rows_NI[:: max(1, len(rows_NI) // SEARCH_ROWS)]
 
 
 def condensed(rows_NI: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from danlu.config.quantize.run import Scheme
 from danlu.nn.scaling import ScalingGroup
 from danlu.quantize.awq import (
     candidate_scales,
-    condensed,
+    few_rows,
     quantize_clipped,
     scale_error,
     weight_sizes,
@@ -60,7 +60,7 @@ def _best_scale(
     """
     layers = block.linears()
     weights = {name: layers[name].dense_weight() for name in inputs}
-    rows = {name: condensed(one.rows_NI) for name, one in inputs.items()}
+    rows = {name: few_rows(one.rows_NI) for name, one in inputs.items()}
     sizes_I = weight_sizes(list(weights.values()))
     means_I = _mean_inputs(list(inputs.values()))
     candidates = agreeing(group, candidate_scales(means_I, sizes_I, scheme.scale_steps))
