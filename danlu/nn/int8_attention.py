@@ -14,7 +14,7 @@ from torch import Tensor
 from danlu.nn.scaled_attention import causal_mask, scaled_attention
 
 FEW_QUERIES = 32  # of one kv head; from there on the fused kernel wins
-CPU_SLICE = 2**20  # numbers that are made of codes at once
+CPU_SLICE = 2**19  # numbers that are made of codes at once
 DEVICE_SLICE = 2**28
 
 
@@ -71,14 +71,20 @@ def _folded(
     k_scales_R1S, v_scales_R1S = keys.flat_scales(), values.flat_scales()
     if mask is not None:
         mask = mask.expand(batch, heads, -1, -1).reshape(*q_RNd.shape[:2], num_keys)
-    outs = []
-    for rows in _slices(len(q_RNd), k_RSd[0].numel(), CPU_SLICE, torch.get_num_threads()):
-        scores_RNS = torch.bmm(q_RNd[rows], k_RSd[rows].float().transpose(1, 2))
+    slices = list(_slices(len(q_RNd), k_RSd[0].numel(), CPU_SLICE, torch.get_num_threads()))
+    k_slice, v_slice = (torch.empty(codes[slices[0]].shape) for codes in (k_RSd, v_RSd))
+    out_RNd = q_RNd.new_empty(*q_RNd.shape[:2], v_RSd.shape[-1])
+    for rows in slices:
+        scores_RNS = torch.bmm(q_RNd[rows], _numbers(k_RSd[rows], k_slice).transpose(1, 2))
         scores_RNS.mul_(k_scales_R1S[rows])
         weights_RNS = _masked(scores_RNS, mask, rows).softmax(-1).mul_(v_scales_R1S[rows])
-        outs.append(torch.bmm(weights_RNS, v_RSd[rows].float()))
-    out_RNd = outs[0] if len(outs) == 1 else torch.cat(outs)
+        torch.bmm(weights_RNS, _numbers(v_RSd[rows], v_slice), out=out_RNd[rows])
     return out_RNd.to(q_BHTd.dtype).view(batch, heads, num_queries, -1)
+
+
+def _numbers(codes_RSd: Tensor, room_RSd: Tensor) -> Tensor:
+    """Return codes as float32, in the same memory slice after slice: it stays in the cache."""
+    return room_RSd[: len(codes_RSd)].copy_(codes_RSd)
 
 
 def _masked(scores_RNS: Tensor, mask_RNS: Tensor | None, rows: slice) -> Tensor:
