@@ -139,7 +139,6 @@ CASES = (
     _in_compressed("w8a8-dynamic", W8A8, tolerance=5e-3),
     _in_compressed("w8a8-static", {**W8A8, "activations": "static"}, tolerance=5e-3),
     _in_vllm("vllm-gptq", _gptq(), "gptq"),
-    _in_vllm("vllm-gptq-8bit", _gptq(bits=8), "gptq"),
     _in_vllm("vllm-awq", AWQ, "awq"),
     _in_vllm("vllm-w4a16", _gptq(), "compressed-tensors"),
     _in_vllm("vllm-w8a8", W8A8, "compressed-tensors"),

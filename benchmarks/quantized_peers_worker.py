@@ -28,12 +28,12 @@ def with_gptqmodel(job: dict[str, Any]) -> dict[str, Any]:
     import gptqmodel
     import torch
 
-    model = gptqmodel.GPTQModel.load(
-        job["folder"],
-        device="cpu",
-        dtype=getattr(torch, job["dtype"]),
-        backend=gptqmodel.BACKEND.AUTO,
-    )
+    with open(os.path.join(job["folder"], "config.json")) as handle:
+        whole_rows = json.load(handle)["quantization_config"]["group_size"] == -1
+    # The kernel that it chooses fails on a row that is no group of 32, 64, 128 or 256.
+    backend = gptqmodel.BACKEND.TORCH if whole_rows else gptqmodel.BACKEND.AUTO
+    dtype = getattr(torch, job["dtype"])
+    model = gptqmodel.GPTQModel.load(job["folder"], device="cpu", dtype=dtype, backend=backend)
     return from_torch(model.model, job)
 
 
