@@ -5,7 +5,7 @@ steps (symmetric: max |x| / 127.5), with codes in [-128, 127]; arXiv:2211.10438,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 LOW, HIGH = -128, 127
 STEPS = HIGH - LOW
-SMALLEST_SCALE = torch.finfo(torch.float32).eps
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+SLICE_INPUTS = 2**19  # in float32 at a time, so that they stay in the cache
 
 
 class InputRounding(ABC):
@@ -64,7 +65,7 @@ class InputCodes(NamedTuple):
     """Inputs [M, in] as integers: x = (codes - zero_points) * scales, but for exact columns.
 
     Attributes:
-        codes: float32 [M, in], whole numbers in [-128, 127]; 0 in the exact columns.
+        codes: int8 [M, in]; 0 in the exact columns.
         scales: float32, [M, 1] or one for all.
         zero_points: float32 of the shape of `scales`, or None for zero.
         exact: columns that are not rounded, if there are any.
@@ -78,7 +79,7 @@ class InputCodes(NamedTuple):
     def dequantize(self) -> Tensor:
         """Return the inputs [M, in] in float32."""
         codes = self.codes if self.zero_points is None else self.codes - self.zero_points
-        inputs = codes * self.scales
+        inputs = codes.float() * self.scales
         return inputs if self.exact is None else inputs.index_copy_(1, *self.exact)
 
     def split(self, rows: int) -> list[Self]:
@@ -86,6 +87,22 @@ class InputCodes(NamedTuple):
         if len(self.codes) <= rows:
             return [self]
         return [self._rows(slice(i, i + rows)) for i in range(0, len(self.codes), rows)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of all parts, one part after the other."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        own = first.scales.ndim == 2
+        zeros = [part.zero_points for part in parts if part.zero_points is not None]
+        exact = [part.exact.inputs for part in parts if part.exact is not None]
+        return first._replace(
+            codes=torch.cat([part.codes for part in parts]),
+            scales=torch.cat([part.scales for part in parts]) if own else first.scales,
+            zero_points=torch.cat(zeros) if own and zeros else first.zero_points,
+            exact=first.exact and first.exact._replace(inputs=torch.cat(exact)),
+        )
 
     def _rows(self, which: slice) -> Self:
         own = self.scales.ndim == 2
@@ -102,9 +119,13 @@ class InputCodes(NamedTuple):
 class IntegerInputs(InputRounding):
     """Inputs on a grid of 8-bit integers, fit for integer products."""
 
-    @abstractmethod
     def codes(self, x_MI: Tensor) -> InputCodes:
         """Return the integers of inputs [M, in], found in float32 whatever their dtype."""
+        return InputCodes.joined([self.of_rows(part) for part in in_cache(x_MI)])
+
+    @abstractmethod
+    def of_rows(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of some rows of inputs."""
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return the inputs as the integer product sees them."""
@@ -128,14 +149,13 @@ class DynamicPerToken(IntegerInputs):
         zeros = "" if self.symmetric else " with zero points"
         return f"8 bits, a scale for each token{zeros}"
 
-    def codes(self, x_MI: Tensor) -> InputCodes:
-        """Return the integers of inputs by the range of each row."""
+    def of_rows(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of some inputs by the range of each row."""
         if self.symmetric:
-            high = x_MI.abs().amax(-1, keepdim=True)
-            low = -high
-        else:
-            low, high = x_MI.amin(-1, keepdim=True), x_MI.amax(-1, keepdim=True)
-        return _codes(x_MI, *scale_and_zero(low, high, self.symmetric))
+            largest = x_MI.abs().amax(-1, keepdim=True)
+            return _codes(x_MI, _symmetric_scale(largest), None)
+        low, high = x_MI.amin(-1, keepdim=True), x_MI.amax(-1, keepdim=True)
+        return _codes(x_MI, *scale_and_zero(low, high, symmetric=False))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return nothing."""
@@ -170,8 +190,8 @@ class StaticPerTensor(IntegerInputs):
         zeros = "" if self.zero_point is None else " with a zero point"
         return f"8 bits, one scale for all tokens{zeros}"
 
-    def codes(self, x_MI: Tensor) -> InputCodes:
-        """Return the integers of inputs."""
+    def of_rows(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of some inputs."""
         zero = None if self.zero_point is None else self.zero_point.float()
         return _codes(x_MI, self.scale.float(), zero)
 
@@ -189,17 +209,27 @@ def scale_and_zero(low: Tensor, high: Tensor, symmetric: bool) -> tuple[Tensor, 
     """Return the float32 scale and zero point of a range, which is widened to hold 0."""
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     if symmetric:
-        return _positive(torch.maximum(-low, high) / (STEPS / 2)), None
+        return _symmetric_scale(torch.maximum(-low, high)), None
     scale = _positive((high - low) / STEPS)
     return scale, (LOW - low / scale).round().clamp(LOW, HIGH)
+
+
+def in_cache(x_MI: Tensor) -> Sequence[Tensor]:
+    """Return consecutive rows, as many at a time as the cache holds."""
+    rows = max(1, SLICE_INPUTS // max(1, x_MI.shape[1]))
+    return [x_MI] if len(x_MI) <= rows else x_MI.split(rows)
 
 
 def _codes(x_MI: Tensor, scale: Tensor, zero: Tensor | None) -> InputCodes:
     codes = x_MI.to(torch.float32, copy=True).div_(scale)
     codes = codes if zero is None else codes.add_(zero)
-    return InputCodes(codes.round_().clamp_(LOW, HIGH), scale, zero)
+    return InputCodes(codes.round_().clamp_(LOW, HIGH).to(torch.int8), scale, zero)
+
+
+def _symmetric_scale(largest: Tensor) -> Tensor:
+    return _positive(largest.float() / (STEPS / 2))
 
 
 def _positive(scale: Tensor) -> Tensor:
     """Replace the scale of inputs that are zero; one that is not finite stays, to be seen."""
-    return torch.where(scale == 0, SMALLEST_SCALE, scale)
+    return scale.clamp_(min=SMALLEST_SCALE)

@@ -104,7 +104,7 @@ class Int8Operator(RoundingOperator):
 
     def _scaled(self, x: InputCodes, dtype: torch.dtype) -> Tensor:
         """Return the product of some rows in `dtype`."""
-        sums = int8_product(x.codes.to(torch.int8), self.weight_codes).float()
+        sums = int8_product(x.codes, self.weight_codes).float()
         if x.zero_points is not None:
             sums -= x.zero_points * self.code_sums
         sums.mul_(x.scales).mul_(self.scales)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from danlu.errors import QuantizationError
-from danlu.quantize.activations import ExactColumns, InputCodes, IntegerInputs
+from danlu.quantize.activations import ExactColumns, InputCodes, IntegerInputs, in_cache
 from danlu.quantize.grid import IntegerGrid
 
 INT8_STEPS = 127
@@ -26,7 +26,7 @@ class OutlierColumns(IntegerInputs):
     """Inputs in 8 bits with a scale for each row, but for columns that hold large ones.
 
     Attributes:
-        threshold: inputs of this size and more are large; 0: none is.
+        threshold: inputs of this size and more are large; 0: none is, and all must fit float16.
     """
 
     threshold: float = 6.0
@@ -39,16 +39,33 @@ class OutlierColumns(IntegerInputs):
 
     def codes(self, x_MI: Tensor) -> InputCodes:
         """Return the integers of rows that are one batch."""
-        x = _as_float16(x_MI)
-        if not self.threshold:
-            return _rows(x)
-        large = x.abs() >= self.threshold
-        columns = large.any(0).nonzero().flatten()
+        columns = self._columns(x_MI) if self.threshold else x_MI.new_empty(0)
         if not len(columns):
-            return _rows(x)
-        codes, scales, _, _ = _rows(x.masked_fill(large, 0))
-        exact = ExactColumns(columns, x[:, columns])
-        return InputCodes(codes.index_fill_(1, columns, 0), scales, exact=exact)
+            return super().codes(x_MI)
+        return InputCodes.joined([self._around(columns, part) for part in in_cache(x_MI)])
+
+    def of_rows(self, x_MI: Tensor) -> InputCodes:
+        """Return the integers of some rows, none of which holds a large input."""
+        x = _as_float16(x_MI)
+        return _codes(x, x.abs().amax(-1, keepdim=True))
+
+    def _columns(self, x_MI: Tensor) -> Tensor:
+        """Return the inputs that are large in some row."""
+        largest = [_as_float16(part).abs().amax(0) for part in in_cache(x_MI) if len(part)]
+        large = [part >= self.threshold for part in largest]
+        return torch.stack(large).any(0).nonzero().flatten() if large else x_MI.new_empty(0)
+
+    def _around(self, columns: Tensor, x_MI: Tensor) -> InputCodes:
+        """Return the integers of some rows, and what some columns hold as it is.
+
+        Inputs of these columns that are not large count in the scales, as in bitsandbytes.
+        """
+        x = _as_float16(x_MI)
+        exact = x[:, columns]
+        small = exact.abs().masked_fill(exact.abs() >= self.threshold, 0).amax(-1, keepdim=True)
+        others = x.abs().index_fill_(1, columns, 0).amax(-1, keepdim=True)
+        rounded = _codes(x.index_fill(1, columns, 0), torch.maximum(small, others))
+        return rounded._replace(exact=ExactColumns(columns, _finite(exact, x_MI[:, columns])))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return nothing: the threshold is a number of the config."""
@@ -67,23 +84,30 @@ def quantize_int8_rows(weight_OI: Tensor, name: str = "weight") -> IntegerGrid:
     """
     parts = []
     for part in weight_OI.split(max(1, SLICE_WEIGHTS // weight_OI.shape[1])):
-        codes, scales, _, _ = _rows(part.float())
+        part = part.float()
+        codes, scales, _, _ = _codes(part, part.abs().amax(-1, keepdim=True))
         if not bool(torch.isfinite(scales).all()):
             raise QuantizationError(
                 f"{name} holds values that are not finite; check the checkpoint."
             )
-        parts.append(IntegerGrid(codes.to(torch.int8), scales, None, bits=8))
+        parts.append(IntegerGrid(codes, scales, None, bits=8))
     return IntegerGrid.stacked(parts)
 
 
-def _rows(x: Tensor) -> InputCodes:
-    """Return the integers of each row of float32 numbers; ties fall as they do in bitsandbytes."""
-    largest = x.abs().amax(-1, keepdim=True)
+def _codes(x: Tensor, largest: Tensor) -> InputCodes:
+    """Return the integers of rows with these ranges; ties fall as they do in bitsandbytes."""
     per_step = INT8_STEPS / torch.where(largest == 0, 1, largest)
-    return InputCodes((x * per_step).round_(), largest / INT8_STEPS)
+    return InputCodes((x * per_step).round_().to(torch.int8), largest / INT8_STEPS)
 
 
 def _as_float16(x: Tensor) -> Tensor:
-    """Return numbers as float16 holds them, in float32; those too large for it as they are."""
-    half = x.to(torch.float16).float()
-    return torch.where(half.isinf(), x.float(), half)
+    """Return numbers as float16 holds them, in float32.
+
+    Those of bfloat16 it holds, but for some near zero, which stay; too large ones are infinite.
+    """
+    return x.to(torch.float16).float() if x.dtype == torch.float32 else x.float()
+
+
+def _finite(x: Tensor, exact: Tensor) -> Tensor:
+    """Return the numbers that float16 holds, and the others exactly."""
+    return torch.where(x.isinf(), exact.float(), x)
