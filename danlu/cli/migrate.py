@@ -24,7 +24,9 @@ def command(
         Path | None, typer.Option(help="A new run file to write; without it: to stdout.")
     ] = None,
 ) -> None:
-    """Turn a fine-tuning command of PaddleNLP, Qwen, Aquila2, FlagAI or Baichuan 2 into a run file.
+    """Turn a command of PaddleNLP, Qwen, Aquila2, FlagAI or Baichuan 2 into a run file.
+
+    Fine-tuning and quantization become run files, other commands a command.
 
     Every flag is accounted for: as a key of the run file, as needless, or as missing here.
 
@@ -35,6 +37,8 @@ def command(
     - danlu migrate "python finetune_generation.py ./llama/lora_argument.json" --out lora.yaml
 
     - danlu migrate Aquila-chat-lora.yaml > aquila.yaml
+
+    - danlu migrate "python run_gptq.py --model_name_or_path M --data_path D --out_path O"
     """
     from danlu.commands.migrate.migrating import migrate
     from danlu.commands.migrate.writing import write_draft

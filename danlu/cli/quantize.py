@@ -164,7 +164,7 @@ def command(
 
     - gptq, awq: 4 bits on calibration text (gptq also 2, 3 and 8), much closer to the original
 
-    - w8a8: weights and activations in 8 bits, smoothed
+    - w8a8: weights and activations in 8 bits, smoothed; llm_int8: large inputs stay exact
 
     [bold]Examples[/bold]
 

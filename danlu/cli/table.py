@@ -24,7 +24,7 @@ USE = "Use"
 COMMANDS = (
     Entry("tour", START, "The whole life of a tiny model on this machine, in minutes."),
     Entry("init", START, "Write a commented run file to edit."),
-    Entry("migrate", START, "An old project's fine-tuning command as a run file."),
+    Entry("migrate", START, "An old project's command as a run file."),
     Entry("data", TRAIN, "Look into training data as the model sees it; build, mix, scan it."),
     Entry("tokenizer", TRAIN, "Train, extend or compare tokenizers."),
     Entry("pretrain", TRAIN, "Train a model from scratch on raw text."),

@@ -110,13 +110,13 @@ def run_quantize(run: QuantizeRun, progress: Progress | None = None) -> Quantize
 def _work_folder(out: Path) -> Iterator[Path]:
     """Yield the folder beside `out` that keeps finished work; it is gone once all is done.
 
-    After an error it stays only if a block is finished, for the same run to go on from.
+    After an error or Ctrl-C it stays only if a block is finished, for the same run to go on from.
     """
     work = out.with_name(f".{out.name}.work")
     with only_run(work):
         try:
             yield work
-        except DanluError:
+        except (DanluError, KeyboardInterrupt):
             if any(work.rglob(FINISHED)):
                 log.info("Finished blocks are kept in '%s': the same run goes on from there.", work)
             else:
