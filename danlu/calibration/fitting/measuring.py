@@ -17,6 +17,7 @@ from danlu.calibration.block import WorkingBlock
 from danlu.calibration.entering import entering_states
 from danlu.calibration.fitting.candidates import Candidate
 from danlu.calibration.layer_error import weight_error
+from danlu.calibration.method import LayerInputs
 from danlu.calibration.plan import HEAD
 from danlu.calibration.text import Batch, batches
 from danlu.calibration.walk import WORKING, round_block
@@ -29,7 +30,8 @@ from danlu.progress import Progress
 from danlu.quantize.rtn import quantize_rtn
 
 JUDGING = 4  # every so many rows judge
-MAX_ROWS = 64  # enough to tell candidates apart
+MAX_ROWS = 48  # enough to tell candidates apart
+UNCHANGING = ("rtn", "gptq")  # methods that leave a block dense until they round a layer of it
 
 Errors = list[float]
 
@@ -57,6 +59,25 @@ class _Text:
 
     batches: list[Batch]
     states: list[Tensor]
+
+
+class _Trial(WorkingBlock):
+    """A block at work, which remembers what entered its layers while all before them were dense.
+
+    Attributes:
+        heard: what earlier trials on the same block heard; takes what this one hears.
+    """
+
+    heard: dict[str, LayerInputs] | None = None
+
+    def inputs(self, names: Sequence[str], *, moments: bool = False) -> dict[str, LayerInputs]:
+        """Return what enters some layers, from memory if the block is dense as it was then."""
+        if self.heard is None or not set(self.results) <= set(self._wave):
+            return super().inputs(names, moments=moments)
+        known = [self.heard.get(name) for name in names]
+        if any(each is None or (moments and each.moment_II is None) for each in known):
+            self.heard |= super().inputs(names, moments=moments)
+        return {name: self.heard[name] for name in names}
 
 
 def divided(rows: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
@@ -118,28 +139,39 @@ class Survey:
         return found
 
     def _of_block(self, index: int, groups: Sequence[Group]) -> list[Errors]:
-        exact = self._at(index, self._judging).outputs()
-        return [
-            [
-                0.0 if scheme is None else self._trial(index, group, scheme, exact)
-                for scheme in group.candidates
-            ]
-            for group in groups
-        ]
+        exact, found = self._at(index, self._judging).outputs(), []
+        for group in groups:
+            heard: dict[str, LayerInputs] = {}
+            found.append(
+                [
+                    0.0 if scheme is None else self._error(index, group, scheme, exact, heard)
+                    for scheme in group.candidates
+                ]
+            )
+        return found
 
-    def _trial(self, index: int, group: Group, scheme: Scheme, exact: list[Tensor]) -> float:
+    def _error(
+        self,
+        index: int,
+        group: Group,
+        scheme: Scheme,
+        exact: list[Tensor],
+        heard: dict[str, LayerInputs],
+    ) -> float:
         """Round a group in a copy of its block; return the error of the copy's output."""
         layers = self._decoder.model.layers
         dense = layers[index]
         layers[index] = copy.deepcopy(dense)
         try:
-            round_block(self._at(index, self._rounding), dict.fromkeys(group.layers, scheme))
+            trial = self._at(index, self._rounding)
+            trial.heard = heard if scheme.method in UNCHANGING else None
+            round_block(trial, dict.fromkeys(group.layers, scheme))
             return relative_error(exact, self._at(index, self._judging).outputs())
         finally:
             layers[index] = dense
 
-    def _at(self, index: int, text: _Text) -> WorkingBlock:
-        return WorkingBlock(
+    def _at(self, index: int, text: _Text) -> _Trial:
+        return _Trial(
             self._decoder,
             index,
             text.batches,
