@@ -12,12 +12,14 @@ from torch import Tensor
 
 import danlu.weights.writing
 from danlu.calibration.block import UNSEEN, WorkingBlock
+from danlu.calibration.entering import entering_states
 from danlu.calibration.stages import waves
 from danlu.calibration.text import batches
 from danlu.calibration.walk import Quantized, quantize_decoder
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import QuantizeRun
 from danlu.config.quantize.scheme import QuantScheme, preset
+from danlu.config.quantize.w8a8 import W8A8Scheme
 from danlu.data.calibration import TokenRow
 from danlu.errors import CheckpointError, DataError, OutputError, QuantizationError
 from danlu.loading import load_decoder, save_decoder
@@ -89,12 +91,7 @@ def heard_alone(decoder: Decoder, name: str, rows: Rows) -> Tensor:
 def last_block(decoder: Decoder, rows: Rows) -> WorkingBlock:
     """The second block of a dense model, with what enters it."""
     text = batches(rows)
-    contexts = [decoder.sequence_rule().context(batch.ids_BT, None, None) for batch in text]
-    embedded = [decoder.token_embeddings(batch.ids_BT) for batch in text]
-    states = [
-        decoder.model.enter(x, positions)
-        for x, (positions, _) in zip(embedded, contexts, strict=True)
-    ]
+    states = entering_states(decoder, text, torch.float32, torch.device("cpu"))
     entries = published_layout(decoder).entries
     WorkingBlock(decoder, 0, text, states, entries).advance()
     return WorkingBlock(decoder, 1, text, states, entries)
@@ -202,9 +199,14 @@ class KillAfter(Silent):
 GPTQ = GptqScheme(group_size=16)
 
 
-@pytest.mark.parametrize("scheme", [INT4, GPTQ], ids=["rtn", "gptq"])
-def test_a_killed_run_goes_on(scheme: Any, tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "model")
+@pytest.mark.parametrize(
+    ("scheme", "dtype"),
+    [(GPTQ, torch.float32), (W8A8Scheme(), torch.bfloat16)],  # the second one changes norms
+    ids=["gptq", "w8a8"],
+)
+def test_a_killed_run_goes_on(scheme: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_decoder(tiny_decoder("llama"), folder, dtype)
     rows = rows_of(tiny_decoder("llama"))
     whole = walk(folder, tmp_path / "whole", rows, scheme=scheme, skip=["lm_head"])
     work = tmp_path / "work"
@@ -212,6 +214,7 @@ def test_a_killed_run_goes_on(scheme: Any, tmp_path: Path) -> None:
         walk(folder, work, rows, KillAfter(9), scheme=scheme, skip=["lm_head"])
     first = work / "block-00000.safetensors"
     kept = first.stat().st_mtime_ns
+    assert load_file(first)["parameter.input_layernorm.weight"].dtype == dtype
     (work / ".block-00001.safetensors.partial").write_bytes(b"a part")
     resumed = walk(folder, work, rows, scheme=scheme, skip=["lm_head"])
     assert first.stat().st_mtime_ns == kept
@@ -223,6 +226,10 @@ def test_a_killed_run_goes_on(scheme: Any, tmp_path: Path) -> None:
 def test_a_model_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_decoder(tiny_decoder("llama"), folder, dtype)
+    for scheme in (INT4, NF4):
+        rounded = walk(folder, tmp_path / scheme.method, [], scheme=scheme).decoder
+        wanted = load_decoder(folder, quantize=scheme)
+        assert saved(rounded, tmp_path / "a") == saved(wanted, tmp_path / "b")
     result = walk(folder, tmp_path / "work", rows_of(tiny_decoder("llama")), skip=["*.o_proj"])
     assert result.decoder.dtype == dtype
     save_decoder(result.decoder, tmp_path / "out")
