@@ -185,9 +185,9 @@ def test_the_report_says_what_it_cost_and_gained(finished: tuple[Path, QuantizeR
     before, after = told["cache_token_bytes"]
     assert after < 0.7 * before
     assert told["calibration_ledger"]["tokens"]["kept"] > 0
-    for side in ("before", "after"):
-        assert told["speed"][side]["speed"]["decode_tokens_per_s"] > 0
-        assert sum(each["layers"] for each in told["speed"][side]["layers"]) > 0
+    for side in ("original", "quantized"):
+        assert told[f"{side}_speed"]["decode_tokens_per_s"] > 0
+        assert sum(times["layers"] for times in told["layer_times"][side]) > 0
     assert sum(told["operators"].values()) == len(layers)
     assert told["bounds"] == {"max_ppl_increase": 0.5, "max_kl": 1.0, "broken": []}
     assert not (out / MARK).exists()

@@ -10,7 +10,7 @@ from danlu.calibration.fitting.fit import Fitted
 from danlu.commands.compare import comparison_rows, speed_rows
 from danlu.commands.quantize.answers import Answers
 from danlu.commands.quantize.fitting import fit_rows, fit_values
-from danlu.commands.quantize.speed import Served, reasons, speed_values
+from danlu.commands.quantize.speed import Served, layer_values, reasons
 from danlu.config.quantize.run import QuantizeRun, Scheme, summary
 from danlu.eval.compare import Comparison
 from danlu.eval.speed import Speed
@@ -145,7 +145,8 @@ class QuantizeReport(Measured):
             "operators": dict(self.operators),
             "original_speed": speeds[0],
             "quantized_speed": speeds[1],
-            "speed": speed_values(self.served, self.slower),
+            "layer_times": layer_values(self.served),
+            "slower": self.slower,
             "layers": [asdict(layer) for layer in self.layers],
             "answers": [asdict(answer) for answer in self.answers],
             "compared_on": self.compared_on,

@@ -103,11 +103,12 @@ def _cause(phase: str, before: Served, worst: LayerTimes) -> str:
     return "The matrices are so small that reading fewer bytes does not pay for unpacking them."
 
 
-def speed_values(
-    pair: tuple[Served, Served] | None, slower: Sequence[str]
-) -> Mapping[str, Any] | None:
-    """Return both measurements, and why it is slower, as plain values."""
+def layer_values(pair: tuple[Served, Served] | None) -> Mapping[str, Any] | None:
+    """Return the times of matrix products of both as plain values."""
     if pair is None:
         return None
-    before, after = pair
-    return {"before": asdict(before), "after": asdict(after), "reasons": list(slower)}
+    names = ("original", "quantized")
+    return {
+        name: [asdict(times) for times in model.layers]
+        for name, model in zip(names, pair, strict=True)
+    }
