@@ -114,7 +114,10 @@ def test_infinities_are_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("quantize=nf5", "quantize: should be 'int8', 'int4', 'nf4' or 'fp4'; found 'nf5'"),
+        (
+            "quantize=nf5",
+            "quantize: should be 'int8', 'int4', 'nf4', 'fp4', 'llm_int8' or 'w8a8'; found 'nf5'",
+        ),
         ("quantize=nf5", "Did you mean 'nf4'?"),
         ("quantize={methd: rtn}", "quantize.methd: unknown key. Did you mean 'method'?"),
         ("adapter.method=lorra", "found 'lorra'. Did you mean 'lora'?"),
