@@ -30,6 +30,7 @@ def command(
     adapter: flags.Adapter = None,
     quantize: flags.Quantize = None,
     kv_cache: flags.KvCache = None,
+    compiled: flags.Compiled = False,
     dtype: flags.Dtype = "auto",
     device: flags.Device = "auto",
     family: flags.Family = None,
@@ -56,7 +57,7 @@ def command(
     )
     from danlu.engine.llm import LLM
 
-    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format, kv_cache)
+    llm = LLM(model, dtype, device, adapter, quantize, family, chat_format, kv_cache, compiled)
     converse(ChatSession(llm, params, system))
 
 

@@ -38,6 +38,12 @@ Adapter = Annotated[
     ),
 ]
 Quantize = Annotated[PresetName | None, typer.Option("--quantize", help="Quantize while loading.")]
+Compiled = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile what gains from it (int8 on a CPU); costs seconds at the start."
+    ),
+]
 KvCache = Annotated[
     KvCacheName | None,
     typer.Option("--kv-cache", help=f"How keys and values are kept; {CACHE_HELP}."),

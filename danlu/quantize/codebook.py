@@ -130,7 +130,7 @@ class CodeBookWeight(QuantizedWeight):
         run = math.gcd(self.num_inputs, self.block_size)  # inputs that share a scale in every row
         offsets = torch.arange(0, self.num_inputs, run, device=self.starts.device)
         scales_OR = self.scales.at((self.starts[:, None] + offsets) // self.block_size)
-        runs_ORr = entries_OI[:, : self.num_inputs].unflatten(1, (-1, run))
+        runs_ORr: Tensor = entries_OI[:, : self.num_inputs].unflatten(1, (-1, run))
         runs_ORr *= scales_OR[..., None]
         return runs_ORr.to(dtype or self.dtype).flatten(1)
 
