@@ -282,9 +282,14 @@ def greedy(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> tuple[list[lis
 
 
 def in_tool(case: Case, python: str, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the worker prints for one folder."""
+    """Return what the worker prints for one folder; logs of the tool stay beside that folder."""
     done = subprocess.run(
-        [python, str(WORKER)], input=json.dumps(job), capture_output=True, text=True, check=False
+        [python, str(WORKER)],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(job["folder"]).parent,
     )
     if done.returncode:
         raise RuntimeError(f"{case.peer.tool} failed on {case.name}:\n{done.stderr[-3000:]}")

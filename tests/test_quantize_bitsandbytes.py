@@ -13,8 +13,9 @@ from danlu.errors import CheckpointError, QuantizationError
 from danlu.loading import load_decoder
 from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.format import find_format
-from danlu.quantize.formats.bitsandbytes import FORMAT, STATE
+from danlu.quantize.formats.bitsandbytes import FORMAT
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.stored_blocks import STATE
 
 CASES = ("bnb-nf4", "bnb-nf4-dq", "bnb-fp4", "bnb-int8")
 
