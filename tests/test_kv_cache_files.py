@@ -16,7 +16,7 @@ from danlu.config.quantize.kv_cache import KvCacheScheme
 from danlu.engine.llm import LLM
 from danlu.errors import CheckpointError, ConfigError, QuantizationError
 from danlu.eval.compare import compare_decoders
-from danlu.loading import load_decoder, load_tokenizer, save_decoder
+from danlu.loading import dequantize, load_decoder, load_tokenizer, save_decoder
 from danlu.models.decoder import Decoder
 from danlu.nn.cache_rounding import FixedRounding, TokenRounding
 
@@ -114,6 +114,11 @@ def test_a_folder_keeps_how_keys_and_values_are_rounded(
         assert strategy == {"head": "attn_head", "tensor": "tensor"}[scales]
     again = load_decoder(tmp_path / "out")
     assert torch.equal(served(again, rows[::2], [[1, 2]] * 3), wanted)
+    dequantize(again)  # as merging does: the cache is what the adapter saw
+    save_decoder(again, tmp_path / "dense")
+    kept = load_decoder(tmp_path / "dense").kv_cache
+    assert kept is not None
+    assert kept.summary == decoder.kv_cache.summary
     again.kv_cache = None  # and a folder that was written over forgets it
     save_decoder(again, tmp_path / "out")
     assert load_decoder(tmp_path / "out").kv_cache is None

@@ -274,11 +274,25 @@ def test_qwen_gptq_is_one_command_without_work_by_hand(tmp_path: Path) -> None:
             "python predictor.py --model_name_or_path m --prefix_path p",
             "danlu generate m --prompt TEXT --adapter p",
         ),
+        (
+            "python predictor.py --model_name_or_path m --cachekv_int8_type dynamic",
+            "danlu generate m --prompt TEXT --kv-cache int8",
+        ),
         ("python cli_demo.py -c 'my model'", "danlu chat 'my model'"),
+        (
+            "python cli_demo.py -c m --use_cache_quantization --use_cache_kernel",
+            "danlu chat m --kv-cache int8",
+        ),
     ],
 )
 def test_commands_without_a_run_file(old: str, new: str) -> None:
     assert migrate(old).command.startswith(new)
+
+
+def test_fixed_scales_of_a_cache_are_said_to_need_text() -> None:
+    found = migrate("python predictor.py --model_name_or_path m --cachekv_int8_type static")
+    assert found.command.endswith("--kv-cache int8")
+    assert any("kv_cache: {scales: head}" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,9 @@ def _taken(weight: QuantizedWeight, rows: Tensor) -> QuantizedWeight:
 def dequantize(decoder: Decoder) -> list[str]:
     """Replace every quantized layer by a dense one of the same numbers; return their names.
 
-    What is saved then is dense. Inputs, keys and values that were rounded stay as they are from
-    then on, so that answers are those of the weights alone. A tied head that was quantized is a
-    matrix of its own; one that normalises its rows normalises the rounded ones.
+    What is saved then is dense. Inputs that were rounded stay as they are from then on; keys and
+    values are rounded as before. A tied head that was quantized is a matrix of its own; one that
+    normalises its rows normalises the rounded ones.
     """
     layers = {name: lin for name, lin in decoder.linears() if isinstance(lin, QuantizedLinear)}
     for name, layer in layers.items():
@@ -170,7 +170,6 @@ def dequantize(decoder: Decoder) -> list[str]:
         plain.weight = nn.Parameter(layer.dense_weight(), requires_grad=False)
         plain.bias = layer.bias
         decoder.replace_linear(name, plain)
-    decoder.kv_cache = None
     if "lm_head" in layers and decoder.config.tie_word_embeddings:
         _untie(decoder)
     return list(layers)

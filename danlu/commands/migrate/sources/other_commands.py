@@ -4,10 +4,15 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from danlu.commands.migrate.draft import is_off
 from danlu.commands.migrate.old_command import OldCommand
 from danlu.commands.migrate.source import Migration, Source
 
 Arguments = Mapping[str, Any]
+FIXED_SCALES = (
+    "Fixed scales of keys and values come from calibration text: put kv_cache: {scales: head} into "
+    "a run file of `danlu quantize`; the folder then keeps them."
+)
 
 
 def _model(arguments: Arguments) -> str:
@@ -25,14 +30,24 @@ def _merge(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
 def _predict(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
     adapter = arguments.get("lora_path") or arguments.get("prefix_path")
     flag = f" --adapter {shlex.quote(str(adapter))}" if adapter else ""
-    notes: tuple[str, ...] = ()
+    cache, notes = _cache(arguments)
     if "data_file" in arguments:
-        notes = ("Answers for a whole file: `danlu eval` writes them beside the expected ones.",)
-    return f"danlu generate {_model(arguments)} --prompt TEXT{flag}", notes
+        file = "Answers for a whole file: `danlu eval` writes them beside the expected ones."
+        notes = (file, *notes)
+    return f"danlu generate {_model(arguments)} --prompt TEXT{flag}{cache}", notes
 
 
 def _chat(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
-    return f"danlu chat {_model(arguments)}", ()
+    cache, notes = _cache(arguments)
+    return f"danlu chat {_model(arguments)}{cache}", notes
+
+
+def _cache(arguments: Arguments) -> tuple[str, tuple[str, ...]]:
+    """Return the flag for keys and values in 8 bits: Qwen's switch, or PaddleNLP's kind."""
+    kind = arguments.get("cachekv_int8_type")
+    if is_off(arguments.get("use_cache_quantization")) and is_off(kind):
+        return "", ()
+    return " --kv-cache int8", (FIXED_SCALES,) if kind == "static" else ()
 
 
 _COMMANDS: Mapping[str, tuple[str, Callable[[Arguments], tuple[str, tuple[str, ...]]]]] = {
