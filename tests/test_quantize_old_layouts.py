@@ -11,6 +11,7 @@ from checkpoints import HERE, expected
 from quantized_cases import case, stored_tensors
 from torch import Tensor
 
+from danlu.commands.info import ModelInfo, describe
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError
 from danlu.files import write_json
@@ -93,6 +94,10 @@ def test_baichuan2_4bits_opens_as_it_was_published(family: str, tmp_path: Path) 
         found = decoder(ids)
         assert torch.equal(found, _rounded_by_hand(folder, dense, rounded)(ids))
     assert not torch.allclose(found, load_decoder(folder)(ids), atol=1e-3)
+    told = describe(tmp_path)
+    assert isinstance(told, ModelInfo)
+    assert dict(told.rows())["quantized"] == "bitsandbytes nf4, 4 bits, double quantization"
+    assert not [problem for problem in told.problems if "token" not in problem]
 
 
 def _rounded_by_hand(folder: Path, dense: dict[str, Tensor], scheme: QuantScheme) -> Decoder:
