@@ -17,8 +17,10 @@ from danlu.eval.compare import Comparison, compare_decoders
 from danlu.loading import load_decoder, load_tokenizer, save_decoder
 from danlu.models.decoder import Decoder
 from danlu.progress import Silent
+from danlu.quantize.formats.gptq import FORMAT
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.linear import QuantizedLinear
+from danlu.quantize.rounding import quantize_weight
 
 
 def quantized(model: Path, work: Path, rows: Sequence[Sequence[int]], **run: object) -> Decoder:
@@ -103,11 +105,10 @@ def test_what_is_different_about_a_layer_is_in_the_config(
         assert torch.equal(load_decoder(tmp_path / "out")(ids), decoder(ids))
 
 
-def test_nothing_but_grids_is_written(model: Path, rows: list[list[int]], tmp_path: Path) -> None:
-    mixed = [Override(match="*.o_proj", scheme=QuantScheme(method="nf4"))]
-    decoder = quantized(model, tmp_path, rows, scheme=GptqScheme(group_size=16), overrides=mixed)
+def test_nothing_but_grids_is_written() -> None:
+    weight = quantize_weight(torch.randn(32, 64), QuantScheme(method="nf4"), "o_proj")
     with pytest.raises(QuantizationError, match="o_proj is no grid of integers"):
-        save_decoder(decoder, tmp_path / "out", quant_format="gptq")
+        FORMAT.config({"o_proj": weight}, [], "gptq")
 
 
 def test_a_trained_model_loses_less_than_by_rounding(shared: Path, tmp_path: Path) -> None:

@@ -57,14 +57,13 @@ def quantize_gptq(
     order = torch.arange(inputs, device=weight_OI.device)
     if scheme.act_order:
         order = most_active_first(moment_II)
-        moment_II = moment_II[order][:, order]
     grids = _Grids(weight_OI, size, scheme)
     places = torch.arange(inputs, device=weight_OI.device)
     if scheme.act_order and scheme.static_groups:
         grids.fit(weight_OI.float().t(), 0)
         places = order
     groups = places // size  # of each input, in the order of rounding
-    factor_II, damping = standing_in(moment_II, scheme.damping, name)
+    factor_II, damping = standing_in(moment_II, order, scheme.damping, name)
     rounding = _Rounding(weight_OI.float().t()[order].contiguous(), factor_II, grids, groups)
     rounding.run()
     weight = grids.weight(_in_place(rounding.codes_IO, order), _in_place(groups, order))
