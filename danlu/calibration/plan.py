@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from danlu.config.quantize.run import Override, QuantizeRun, Scheme
+from danlu.config.quantize.run import Override, QuantizeRun, Scheme, summary
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import scheme_for
@@ -37,7 +37,7 @@ class Plan:
 
     def summaries(self) -> dict[str, str]:
         """Return the scheme of each layer that is rounded, in words."""
-        return {name: summary_of(scheme) for name, scheme in self._rounded()}
+        return {name: summary(scheme) for name, scheme in self._rounded()}
 
     def distinct(self) -> list[Scheme]:
         """Return every scheme that some layer has, once."""
@@ -71,15 +71,6 @@ def make_plan(decoder: Decoder, entries: Mapping[str, Entry], run: QuantizeRun) 
     _check_groups(plan, decoder)
     check_schemes(plan.distinct(), run.format)
     return plan
-
-
-def summary_of(scheme: Scheme) -> str:
-    """Return a scheme in words."""
-    if isinstance(scheme, QuantScheme):
-        return scheme.summary
-    size = getattr(scheme, "group_size", -1)
-    spans = "whole rows" if size == -1 else f"groups of {size}"
-    return f"{scheme.method}, {scheme.bits} bits, {spans}"
 
 
 def distinct(schemes: Collection[Scheme] | Iterator[Scheme]) -> list[Scheme]:
@@ -159,7 +150,7 @@ def _check_whole_tensors(plan: Plan, entries: Mapping[str, Entry]) -> None:
 
 
 def _said(scheme: Scheme | None) -> str:
-    return "left alone" if scheme is None else summary_of(scheme)
+    return "left alone" if scheme is None else summary(scheme)
 
 
 def _check_groups(plan: Plan, decoder: Decoder) -> None:

@@ -91,7 +91,9 @@ def _verdict(report: QuantizeReport) -> str:
     if bounds.max_ppl_increase is None and bounds.max_kl is None:
         return ""
     if not report.broken:
-        told = "".join(f"<p>{escape(text)}</p>" for text in kept_bounds(bounds, report.comparison))
+        told = "".join(
+            f"<p>{parts.arrows(text)}</p>" for text in kept_bounds(bounds, report.comparison)
+        )
         return f'<div class="card verdict"><b class="right">Kept</b>{told}</div>'
     said = "".join(f"<p>{parts.arrows(bound)}</p>" for bound in report.broken)
     return f'<div class="card verdict broken"><b class="wrong">Broken</b>{said}</div>'
