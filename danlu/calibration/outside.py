@@ -43,7 +43,7 @@ def _round(model: StoredModel, name: str, scheme: QuantScheme, dtype: torch.dtyp
     assert isinstance(layer, Linear)
     tied = name == HEAD and model.decoder.config.tie_word_embeddings
     stored = model.stored(EMBEDDING if tied else f"{name}.weight")
-    dense = layer.effective(stored if scheme.is_code_book else stored.to(dtype))
+    dense = layer.effective(stored if scheme.is_code_book else stored.float())
     weight = quantize_weight(dense, scheme, name)
     rounded = QuantizedLinear(weight, layer.bias, dtype, input_rounding(scheme))
     model.decoder.replace_linear(name, rounded)

@@ -13,6 +13,7 @@ class RoundToNearest:
 
     names = ("rtn", "llm_int8")
     needs_text = False
+    folds = False
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Change nothing."""
@@ -22,7 +23,7 @@ class RoundToNearest:
         assert isinstance(scheme, QuantScheme)
         linears = block.linears()
         for name in names:
-            rounded = quantize_weight(linears[name].dense_weight(), scheme, name)
+            rounded = quantize_weight(linears[name].dense_weight().float(), scheme, name)
             block.put(name, rounded, input_rounding(scheme))
 
 
