@@ -57,7 +57,7 @@ class TokenRounding(CacheRounding):
         """Return an empty store for a layer."""
         keys = TokenBlock(shape.num_kv_heads, shape.head_dim, room)
         values = TokenBlock(shape.num_kv_heads, shape.value_dim, room)
-        return RoundedStore(keys, values, room.dtype)
+        return RoundedStore(keys, values, room)
 
     def token_bytes(self, shape: KVShape, dtype: torch.dtype) -> int:
         """Return the bytes that a layer of that shape keeps per token."""
@@ -95,7 +95,7 @@ class FixedRounding(CacheRounding):
         """Return an empty store for a layer."""
         keys = FixedBlock(self.keys[layer], shape.num_kv_heads, shape.head_dim, room)
         values = FixedBlock(self.values[layer], shape.num_kv_heads, shape.value_dim, room)
-        return RoundedStore(keys, values, room.dtype)
+        return RoundedStore(keys, values, room)
 
     def token_bytes(self, shape: KVShape, dtype: torch.dtype) -> int:
         """Return the bytes that a layer of that shape keeps per token."""

@@ -2,7 +2,7 @@
 
 Where few queries ask (decoding), the scales never touch keys and values: that of a key is a factor
 on its scores, that of a value one on its probability. Codes become floating-point numbers slice by
-slice, small enough to stay in the processor's cache, and are never kept.
+slice, small enough to stay in the processor's cache, and are never kept as a whole.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from danlu.nn.scaled_attention import causal_mask, scaled_attention
+from danlu.nn.stores import Scratch
 
 FEW_QUERIES = 32  # of one kv head; from there on the fused kernel wins
 CPU_SLICE = 2**19  # numbers that are made of codes at once
@@ -49,17 +50,27 @@ class Codes(NamedTuple):
 
 
 def int8_attention(
-    q_BHTd: Tensor, keys: Codes, values: Codes, scale: float, mask: Tensor | None
+    q_BHTd: Tensor,
+    keys: Codes,
+    values: Codes,
+    scale: float,
+    mask: Tensor | None,
+    scratch: Scratch,
 ) -> Tensor:
     """Return softmax(q k^T * scale + mask) v as [B, H, T, d]; see `scaled_attention`."""
     queries = q_BHTd.shape[1] // keys.codes_BKSd.shape[1] * q_BHTd.shape[2]
     if q_BHTd.device.type == "cpu" and queries <= FEW_QUERIES:
-        return _folded(q_BHTd, keys, values, scale, mask)
+        return _folded(q_BHTd, keys, values, scale, mask, scratch)
     return _dequantized(q_BHTd, keys, values, scale, mask)
 
 
 def _folded(
-    q_BHTd: Tensor, keys: Codes, values: Codes, scale: float, mask: Tensor | None
+    q_BHTd: Tensor,
+    keys: Codes,
+    values: Codes,
+    scale: float,
+    mask: Tensor | None,
+    scratch: Scratch,
 ) -> Tensor:
     """Scales folded into scores and probabilities, in float32; R counts rows times kv heads."""
     batch, heads, num_queries, _ = q_BHTd.shape
@@ -71,20 +82,18 @@ def _folded(
     k_scales_R1S, v_scales_R1S = keys.flat_scales(), values.flat_scales()
     if mask is not None:
         mask = mask.expand(batch, heads, -1, -1).reshape(*q_RNd.shape[:2], num_keys)
-    slices = list(_slices(len(q_RNd), k_RSd[0].numel(), CPU_SLICE, torch.get_num_threads()))
-    k_slice, v_slice = (torch.empty(codes[slices[0]].shape) for codes in (k_RSd, v_RSd))
     out_RNd = q_RNd.new_empty(*q_RNd.shape[:2], v_RSd.shape[-1])
-    for rows in slices:
-        scores_RNS = torch.bmm(q_RNd[rows], _numbers(k_RSd[rows], k_slice).transpose(1, 2))
+    for rows in _slices(len(q_RNd), k_RSd[0].numel(), CPU_SLICE, torch.get_num_threads()):
+        scores_RNS = torch.bmm(q_RNd[rows], _numbers(k_RSd[rows], scratch).transpose(1, 2))
         scores_RNS.mul_(k_scales_R1S[rows])
         weights_RNS = _masked(scores_RNS, mask, rows).softmax(-1).mul_(v_scales_R1S[rows])
-        torch.bmm(weights_RNS, _numbers(v_RSd[rows], v_slice), out=out_RNd[rows])
+        torch.bmm(weights_RNS, _numbers(v_RSd[rows], scratch), out=out_RNd[rows])
     return out_RNd.to(q_BHTd.dtype).view(batch, heads, num_queries, -1)
 
 
-def _numbers(codes_RSd: Tensor, room_RSd: Tensor) -> Tensor:
+def _numbers(codes_RSd: Tensor, scratch: Scratch) -> Tensor:
     """Return codes as float32, in the same memory slice after slice: it stays in the cache."""
-    return room_RSd[: len(codes_RSd)].copy_(codes_RSd)
+    return scratch.room(*codes_RSd.shape).copy_(codes_RSd)
 
 
 def _masked(scores_RNS: Tensor, mask_RNS: Tensor | None, rows: slice) -> Tensor:

@@ -77,10 +77,11 @@ class FixedBlock(CodeBlock):
 class RoundedStore:
     """Keys and values of one layer in 8 bits; see `danlu.nn.stores.Store`."""
 
-    def __init__(self, keys: CodeBlock, values: CodeBlock, dtype: torch.dtype) -> None:
+    def __init__(self, keys: CodeBlock, values: CodeBlock, room: Room) -> None:
         self._keys = keys
         self._values = values
-        self._dtype = dtype
+        self._dtype = room.dtype
+        self._scratch = room.scratch
 
     def write(self, start: int, k_BTKd: Tensor, v_BTKd: Tensor) -> None:
         """Round into the slots from `start` on."""
@@ -94,7 +95,8 @@ class RoundedStore:
 
     def attend(self, q_BHTd: Tensor, end: int, scale: float, mask: Tensor | None) -> Tensor:
         """Return the values [B, H, T, d] that queries attend to in the slots before `end`."""
-        return int8_attention(q_BHTd, self._keys.read(end), self._values.read(end), scale, mask)
+        keys, values = self._keys.read(end), self._values.read(end)
+        return int8_attention(q_BHTd, keys, values, scale, mask, self._scratch)
 
     def select(self, rows: Tensor) -> None:
         """Keep only `rows`."""

@@ -1,5 +1,7 @@
 """How the keys and values of one layer are kept while a text grows: as they come."""
 
+import math
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,20 +23,41 @@ class KVShape(NamedTuple):
         return self.num_kv_heads * (self.head_dim + self.value_dim)
 
 
-class Room(NamedTuple):
-    """How much a store holds.
+class Scratch:
+    """Memory that the layers of a cache use one after the other; asked for anew it is the same.
+
+    Allocating it at every step would cost more than what is done in it.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0)
+
+    def room(self, *size: int) -> Tensor:
+        """Return a float32 tensor on the CPU with any numbers; valid until the next call."""
+        count = math.prod(size)
+        if count > len(self._numbers):
+            with torch.inference_mode(False):  # of use in either mode
+                self._numbers = torch.empty(count)
+        return self._numbers[:count].view(size)
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much the stores of a cache hold.
 
     Attributes:
         batch_size: rows.
         max_tokens: slots of each row.
         dtype: that keys and values come and go in.
         device: where they are kept.
+        scratch: shared by all layers.
     """
 
     batch_size: int
     max_tokens: int
     dtype: torch.dtype
     device: torch.device | str
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 class Store(Protocol):
