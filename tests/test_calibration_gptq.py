@@ -8,7 +8,8 @@ import pytest
 import torch
 from checkpoints import sequences, tiny_checkpoint
 
-from danlu.calibration.walk import quantize_decoder
+from danlu.calibration.walk import quantize_decoder, working_dtype
+from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import Override, QuantizeRun, Scheme
 from danlu.config.quantize.scheme import QuantScheme
@@ -16,6 +17,7 @@ from danlu.errors import QuantizationError
 from danlu.eval.compare import Comparison, compare_decoders
 from danlu.loading import load_decoder, load_tokenizer, save_decoder
 from danlu.models.decoder import Decoder
+from danlu.nn.packed import can_pack
 from danlu.progress import Silent
 from danlu.quantize.formats.gptq import FORMAT
 from danlu.quantize.grid import IntegerGrid
@@ -103,6 +105,15 @@ def test_what_is_different_about_a_layer_is_in_the_config(
     ids = torch.tensor(rows)
     with torch.inference_mode():
         assert torch.equal(load_decoder(tmp_path / "out")(ids), decoder(ids))
+
+
+def test_blocks_compute_in_bfloat16_only_where_nothing_is_folded() -> None:
+    gpu, bf16, fp32 = torch.device("cuda"), torch.bfloat16, torch.float32
+    assert working_dtype([GptqScheme(), QuantScheme()], bf16, gpu) == bf16
+    assert working_dtype([GptqScheme(), AwqScheme()], bf16, gpu) == fp32
+    assert working_dtype([GptqScheme()], torch.float16, gpu) == fp32
+    here = bf16 if can_pack(bf16) else fp32
+    assert working_dtype([GptqScheme()], bf16, torch.device("cpu")) == here
 
 
 def test_nothing_but_grids_is_written() -> None:

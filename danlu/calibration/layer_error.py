@@ -33,10 +33,10 @@ def output_error(
         x_NI: inputs.
         inputs: how they are rounded before the product, if they are.
     """
-    x_NI = x_NI[:: max(1, len(x_NI) // ROWS)].to(exact_OI.dtype)
-    exact_NO = F.linear(x_NI, exact_OI)
+    x_NI = x_NI[:: max(1, len(x_NI) // ROWS)].float()
+    exact_NO = F.linear(x_NI, exact_OI.float())
     entering_NI = x_NI if inputs is None else inputs.rounded(x_NI)
-    rounded_NO = F.linear(entering_NI, rounded.dequantize(exact_OI.dtype))
+    rounded_NO = F.linear(entering_NI, rounded.dequantize(torch.float32))
     return _ratio(_square(exact_NO - rounded_NO), _square(exact_NO))
 
 

@@ -98,10 +98,13 @@ class Method(Protocol):
     Attributes:
         names: of the methods in a scheme that this is.
         needs_text: whether it asks for inputs.
+        folds: whether `prepare` changes weights; then blocks compute in float32, so that nothing
+            is lost between one change and the next.
     """
 
     names: Sequence[str]
     needs_text: bool
+    folds: bool
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Change dense weights and norms of a block without changing what the block computes.

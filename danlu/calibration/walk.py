@@ -5,7 +5,7 @@ inputs that it will really get (arXiv:2210.17323, sec. 4).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from danlu.loading.adapting import base_fingerprint
 from danlu.loading.blocks import StoredModel
 from danlu.loading.devices import choose_device
 from danlu.models.decoder import Decoder
+from danlu.nn.packed import can_pack
 from danlu.progress import Progress, working
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.memory import freed_blocks_returned
@@ -36,7 +37,7 @@ from danlu.weights.memory import freed_blocks_returned
 _log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-WORKING = torch.float32  # that blocks compute in while they are rounded
+WORKING = torch.float32  # that blocks compute in while they are rounded, where nothing is faster
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ class _Walk:
     states: list[Tensor] = field(default_factory=list)
 
     @cached_property
+    def working(self) -> torch.dtype:
+        return working_dtype(self.plan.distinct(), self.model.dtype, self.device)
+
+    @cached_property
     def summaries(self) -> dict[str, str]:
         return self.plan.summaries()
 
@@ -137,11 +142,11 @@ class _Walk:
             _log.info("Going on behind %d of %d blocks.", len(finished), len(blocks))
         left = len(self.summaries) - sum(len(self.plan.of_block(index)) for index in finished)
         with working(self.progress, "quantize", left):
-            results = load_outside(self.model, self.plan, WORKING)
+            results = load_outside(self.model, self.plan, self.working)
             for result in results:
                 self._tell(result)
             self.text = batches(self.rows)
-            self.states = entering_states(self.decoder, self.text, WORKING, self.device)
+            self.states = entering_states(self.decoder, self.text, self.working, self.device)
             place(self.decoder, self.model.dtype, CPU)
             for index in blocks:
                 results += self._block(index)
@@ -155,13 +160,13 @@ class _Walk:
         if self.kept.has(index):
             results = self.kept.restore(index, module, self.device)
         else:
-            self.model.fill(f"model.layers.{index}", WORKING, self.device)
+            self.model.fill(f"model.layers.{index}", self.working, self.device)
             round_block(block, self.plan.of_block(index))
             results = list(block.results.values())
             place(module, stored, self.device)  # what the text runs through is what is kept
             self.kept.write(index, module, results)
         if index + 1 < self.decoder.config.num_layers:
-            place(module, WORKING, self.device)
+            place(module, self.working, self.device)
             block.advance()
         place(module, stored, CPU)
         return results
@@ -198,6 +203,21 @@ def round_block(block: WorkingBlock, schemes: Mapping[str, Scheme]) -> None:
             for scheme in distinct(schemes[name] for name in rounded):
                 names = [name for name in rounded if schemes[name] == scheme]
                 methods()[scheme.method].quantize(block, names, scheme)
+
+
+def working_dtype(
+    schemes: Collection[Scheme], stored: torch.dtype, device: torch.device
+) -> torch.dtype:
+    """Return what blocks compute in: bfloat16 where weights are in it, stay so, and it is fast.
+
+    Args:
+        schemes: of all layers.
+        stored: dtype of the checkpoint.
+        device: where blocks are worked on.
+    """
+    exact = any(methods()[scheme.method].folds for scheme in schemes)
+    fast = device.type != "cpu" or can_pack(stored)
+    return stored if stored == torch.bfloat16 and fast and not exact else WORKING
 
 
 def place(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

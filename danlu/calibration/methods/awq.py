@@ -24,6 +24,7 @@ class Awq:
 
     names = ("awq",)
     needs_text = True
+    folds = True
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Fold the best scale of each group of layers into what feeds them."""

@@ -15,6 +15,7 @@ class Blockwise:
 
     names = ("nf4", "fp4")
     needs_text = False
+    folds = False
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Change nothing."""

@@ -15,6 +15,7 @@ class Gptq:
 
     names = ("gptq",)
     needs_text = True
+    folds = False
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Change nothing."""

@@ -22,6 +22,7 @@ class EightBitProducts:
 
     names = ("w8a8",)
     needs_text = True
+    folds = True
 
     def prepare(self, block: BlockAtWork, names: Sequence[str], scheme: Scheme) -> None:
         """Centre the channels, then give a part of their range to the weights.
