@@ -8,7 +8,7 @@ from torch import Tensor
 
 from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.quantize.compiled import CompactOperator, compiled
-from danlu.quantize.cuda import choose_cuda_operator
+from danlu.quantize.cuda import choose_cuda_operator, int8_kernel_works
 from danlu.quantize.cuda_int4 import Int4TileOperator, int4_kernel_works
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.int8_activations import int8_product
@@ -153,6 +153,18 @@ def test_a_kernel_that_is_missing_or_wrong_is_not_used() -> None:
     assert int4_kernel_works(cpu, FakeKernel())
     assert not int4_kernel_works(cpu, Wrong())
     assert not int4_kernel_works(cpu)  # torch has no such kernel for the CPU
+
+
+def test_the_int8_kernel_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: object) -> Tensor:
+        raise RuntimeError("no such kernel")
+
+    tried, cpu = int8_kernel_works.__wrapped__, torch.device("cpu")
+    assert tried(cpu)
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda x, w, scales: 2 * x @ w.t().to(x))
+    assert not tried(cpu)
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", missing)
+    assert not tried(cpu)
 
 
 @pytest.mark.parametrize(
