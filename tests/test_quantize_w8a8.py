@@ -187,8 +187,8 @@ def test_the_most_precise_target_tells() -> None:
 
 
 def test_dequantized_layers_do_not_round_their_inputs() -> None:
-    decoder = load_decoder(case("ct-w8a8-kv8"))
+    decoder = load_decoder(case("bnb-int8"))
     names = list(layers(decoder))
-    exact = logits(with_exact_inputs(load_decoder(case("ct-w8a8-kv8"))))
+    exact = logits(with_exact_inputs(load_decoder(case("bnb-int8"))))
     assert dequantize(decoder) == names
     assert torch.allclose(logits(decoder), exact, atol=1e-5)

@@ -100,38 +100,6 @@ def _precision(target: str, module: str) -> int:
     return 1 if target == "Linear" else 0
 
 
-def written_inputs(inputs: InputRounding | None) -> dict[str, Any] | None:
-    """Return the `input_activations` of a group of layers.
-
-    Raises:
-        QuantizationError: if compressed-tensors has no such rounding.
-    """
-    if inputs is None:
-        return None
-    if not isinstance(inputs, DynamicPerToken | StaticPerTensor):
-        raise QuantizationError(
-            f"compressed-tensors has no inputs in {inputs.summary}; bitsandbytes may have."
-        )
-    dynamic = isinstance(inputs, DynamicPerToken)
-    symmetric = "zero_point" not in inputs.tensors()
-    if isinstance(inputs, DynamicPerToken):
-        symmetric = inputs.symmetric
-    return {
-        "num_bits": BITS,
-        "type": "int",
-        "symmetric": symmetric,
-        "strategy": "token" if dynamic else "tensor",
-        "group_size": None,
-        "dynamic": dynamic,
-        "actorder": None,
-        "block_structure": None,
-        "observer": None if dynamic else "static_minmax",
-        "observer_kwargs": {},
-        "scale_dtype": None,
-        "zp_dtype": None if symmetric else "torch.int8",
-    }
-
-
 def inputs_fit(module: str, inputs: InputRounding | None, config: Mapping[str, Any]) -> bool:
     """Return whether a config tells of this rounding for a layer."""
     told = told_inputs(module, config)

@@ -10,7 +10,7 @@ X.input_scale [1] and X.input_zero_point int8 [1].
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,17 +25,13 @@ from danlu.quantize.compressed_groups import (
     groups_with_weights,
     inputs_fit,
     read_inputs,
-    written_inputs,
 )
+from danlu.quantize.compressed_writing import PACKED, PLAIN, written_config
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
-VERSION = "0.19.0"
-MIXED = "mixed-precision"  # the groups tell
-PLAIN_BITS = 8
-PACKED, PLAIN = "pack-quantized", ("int-quantized", "naive-quantized")
 STRATEGIES = ("channel", "group", "tensor")
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
 INPUTS = {"scale": "input_scale", "zero_point": "input_zero_point"}
@@ -191,35 +187,8 @@ class CompressedTensors:
         inputs: Mapping[str, InputRounding],
         unquantized: Sequence[str],
     ) -> dict[str, Any]:
-        """Return the `quantization_config`: one group of layers per scheme of weights and inputs.
-
-        Weights in 8 bits whose inputs are rounded are not packed, as kernels want them.
-        """
-        groups: list[dict[str, Any]] = []
-        members: list[list[str]] = []
-        plain = {_kind(weight) for name, weight in weights.items() if name in inputs}
-        for name, weight in weights.items():
-            group = _group(name, weight, inputs.get(name), packed=_kind(weight) not in plain)
-            if group not in groups:
-                groups.append(group)
-                members.append([])
-            members[groups.index(group)].append(name)
-        largest = max(members, key=len)
-        for group, names in zip(groups, members, strict=True):
-            group["targets"] = ["Linear"] if names is largest else names
-        forms = {group["format"] for group in groups}
-        return {
-            "quant_method": "compressed-tensors",
-            "format": forms.pop() if len(forms) == 1 else MIXED,
-            "quantization_status": "compressed",
-            "global_compression_ratio": None,
-            "ignore": list(unquantized),
-            "kv_cache_scheme": None,
-            "sparsity_config": {},
-            "transform_config": {},
-            "version": VERSION,
-            "config_groups": {f"group_{i}": group for i, group in enumerate(groups)},
-        }
+        """Return the `quantization_config`: one group per scheme of weights and inputs."""
+        return written_config(weights, inputs, unquantized)
 
     def files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return nothing: tools read config.json."""
@@ -238,54 +207,6 @@ def _group_summary(group: Mapping[str, Any]) -> str:
     scales = "a scale for each token" if inputs.get("dynamic") else "one scale"
     told += [f"inputs in {inputs['num_bits']} bits, {scales}"] if inputs.get("num_bits") else []
     return ", ".join(told)
-
-
-class _Kind(NamedTuple):
-    """What decides the form that weights are written in."""
-
-    bits: int
-    group_size: int
-    symmetric: bool
-
-
-def _kind(weight: QuantizedWeight) -> _Kind | None:
-    if not isinstance(weight, IntegerGrid):
-        return None
-    size = -1 if weight.whole_rows else weight.group_size
-    return _Kind(weight.bits, size, weight.zero_points is None)
-
-
-def _group(
-    name: str, weight: QuantizedWeight, inputs: InputRounding | None, packed: bool
-) -> dict[str, Any]:
-    """Return the group that a layer is in; its targets are not known yet."""
-    kind = _kind(weight)
-    if kind is None or not isinstance(weight, IntegerGrid):
-        raise QuantizationError(
-            f"{name} is no grid of integers, which is all that compressed-tensors holds. "
-            "Quantize all layers with one method, or dequantize them."
-        )
-    weights = {
-        "num_bits": kind.bits,
-        "type": "int",
-        "symmetric": kind.symmetric,
-        "strategy": "channel" if kind.group_size == -1 else "group",
-        "group_size": None if kind.group_size == -1 else kind.group_size,
-        "dynamic": False,
-        "actorder": "group" if weight.groups is not None else None,
-        "block_structure": None,
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-        "scale_dtype": None,
-        "zp_dtype": None if kind.symmetric else "torch.int8",
-    }
-    return {
-        "format": PACKED if packed or kind.bits != PLAIN_BITS else PLAIN[0],
-        "targets": [],
-        "weights": weights,
-        "input_activations": written_inputs(inputs),
-        "output_activations": None,
-    }
 
 
 def _format(group: Mapping[str, Any], config: Mapping[str, Any]) -> str:
