@@ -11,7 +11,7 @@ from tokenizer_cases import tiny_tokenizer
 from danlu.config.data import DataSource
 from danlu.config.quantize.run import CalibrationData
 from danlu.data.calibration import CalibrationRows, read_calibration
-from danlu.data.unknown_text import UnknownTokens
+from danlu.data.unknown_text import UnknownCharacters
 from danlu.errors import DataError
 from danlu.tokenizer import train_bpe
 
@@ -110,7 +110,7 @@ def test_rows_end_with_the_context(tmp_path: Path) -> None:
         ([{"text": "ab"}, {"text": "cd"}], "2 of 2 rows .*too short: . tokens, expected 8"),
         (
             [{"text": LONG}, {"text": "炉火纯青" * 9}, {"text": "丹成九转" * 9}],
-            "2 of 3 rows .*know",
+            "2 of 3 rows .*100% of its characters have no token",
         ),
     ],
     ids=["empty", "blank", "short", "foreign"],
@@ -125,8 +125,8 @@ def test_useless_text_is_one_error(tmp_path: Path, rows: list[Any], told: str) -
 
 def test_what_a_tokenizer_knows() -> None:
     english, bytewise = train_bpe([LONG] * 9, 300), train_bpe([LONG], 259)
-    assert UnknownTokens(english).share(english.encode("炉火纯青")) == 1
-    assert UnknownTokens(english).share(english.encode(LONG)) == 0
-    assert UnknownTokens(bytewise).share(bytewise.encode("炉火纯青")) == 0
+    assert UnknownCharacters(english).share(english.encode("炉火纯青")) == 1
+    assert UnknownCharacters(english).share(english.encode(LONG)) == 0
+    assert UnknownCharacters(bytewise).share(bytewise.encode("炉火纯青")) == 0
     both = tiny_tokenizer()
-    assert 0 <= UnknownTokens(both).share(both.encode(LONG + "炉")) < 0.2
+    assert 0 <= UnknownCharacters(both).share(both.encode(LONG + "炉")) < 0.2

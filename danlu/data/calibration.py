@@ -21,7 +21,7 @@ from danlu.data.examples import Document, PreferencePair
 from danlu.data.ledger import Ledger
 from danlu.data.mixing.holding_out import draw
 from danlu.data.reading.locating import CALIBRATION, places_of
-from danlu.data.unknown_text import UnknownTokens
+from danlu.data.unknown_text import UnknownCharacters
 from danlu.errors import ChatFormatError, DanluError, DataError, bullet_list
 from danlu.tokenizer import Tokenizer
 
@@ -179,7 +179,7 @@ class _Texts:
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, ledger: CalibrationLedger) -> None:
         self._tokenizer = tokenizer
-        self._unknown = UnknownTokens(tokenizer)
+        self._unknown = UnknownCharacters(tokenizer)
         self._max_tokens = max_tokens
         self._min_tokens = min(MIN_TOKENS, max_tokens)
         self._ledger = ledger
@@ -218,7 +218,7 @@ class _Texts:
             return f"too short: {len(ids)} tokens, expected {self._min_tokens} or more"
         share = self._unknown.share(ids)
         if share > MOSTLY:
-            return f"{share:.0%} of its tokens are of characters that the tokenizer does not know"
+            return f"{share:.0%} of its characters have no token"
         return ""
 
 
