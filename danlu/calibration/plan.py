@@ -14,13 +14,20 @@ from danlu.quantize.format import check_schemes
 from danlu.weights.rules import Entry
 
 HEAD = "lm_head"
+SMALLEST_GROUP = 4  # a scale for less costs more than its bits
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The scheme of every linear layer by name, in the order of the decoder; None: left alone."""
+    """What is done with each linear layer.
+
+    Attributes:
+        schemes: by name, in the order of the decoder; None: left alone.
+        notes: where that is not what the run says word by word.
+    """
 
     schemes: Mapping[str, Scheme | None]
+    notes: tuple[str, ...] = ()
 
     def of_block(self, index: int) -> dict[str, Scheme]:
         """Return the layers of a block that are rounded."""
@@ -68,7 +75,7 @@ def make_plan(decoder: Decoder, entries: Mapping[str, Entry], run: QuantizeRun) 
     _refuse_unmatched(unmatched, known_as)
     plan = Plan({name: _scheme_of(name, names, run) for name, names in known_as.items()})
     _check_whole_tensors(plan, entries)
-    _check_groups(plan, decoder)
+    plan = _with_dividing_groups(plan, decoder)
     check_schemes(plan.distinct(), run.format)
     return plan
 
@@ -153,21 +160,53 @@ def _said(scheme: Scheme | None) -> str:
     return "left alone" if scheme is None else summary(scheme)
 
 
-def _check_groups(plan: Plan, decoder: Decoder) -> None:
-    linears = dict(decoder.linears())
-    wrong: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
-    for name, scheme in plan.schemes.items():
-        size = getattr(scheme, "group_size", None) or -1
-        inputs = linears[name].in_features
-        if size != -1 and inputs % size:
-            wrong[inputs, size].append(name)
-    problems = [
-        f"{names[0]} has {inputs} inputs, which groups of {size} do not divide"
-        + (f" (and {len(names) - 1} more like it)" if len(names) > 1 else "")
-        for (inputs, size), names in wrong.items()
-    ]
-    if problems:
+def _with_dividing_groups(plan: Plan, decoder: Decoder) -> Plan:
+    """Return the plan with smaller groups where those asked for do not divide a layer's inputs.
+
+    Only layers beside the residual stream may have them, as an MLP of an odd width: groups that do
+    not divide the hidden size are a mistake.
+    """
+    found: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for name, linear in decoder.linears():
+        size = getattr(plan.schemes[name], "group_size", None) or -1
+        if size != -1 and linear.in_features % size:
+            found[linear.in_features, size].append(name)
+    smaller = {
+        key: size
+        for key in found
+        if not decoder.config.hidden_size % key[1] and (size := _largest_group(*key))
+    }
+    _refuse_groups({key: names for key, names in found.items() if key not in smaller})
+    schemes = dict(plan.schemes)
+    for key, size in smaller.items():
+        for name in found[key]:
+            schemes[name] = _regrouped(schemes[name], size)
+    told = (f"{_told(key, found[key])}: groups of {size} there" for key, size in smaller.items())
+    return Plan(schemes, tuple(told))
+
+
+def _largest_group(inputs: int, most: int) -> int | None:
+    """Return the largest group that divides the inputs and is worth a scale."""
+    sizes = range(most, SMALLEST_GROUP - 1, -1)
+    return next((size for size in sizes if inputs % size == 0), None)
+
+
+def _regrouped(scheme: Scheme | None, size: int) -> Scheme:
+    assert scheme is not None
+    return scheme.model_copy(update={"group_size": size})
+
+
+def _refuse_groups(wrong: Mapping[tuple[int, int], list[str]]) -> None:
+    if wrong:
         raise QuantizationError(
-            f"The group size does not fit:{bullet_list(problems)}\nChoose a --group-size that "
-            "divides the inputs, -1 for one scale per row, or overrides for these layers."
+            f"The group size does not fit:"
+            f"{bullet_list([_told(key, names) for key, names in wrong.items()])}\nChoose a "
+            "--group-size that divides the inputs, -1 for one scale per row, or overrides for "
+            "these layers."
         )
+
+
+def _told(key: tuple[int, int], names: list[str]) -> str:
+    inputs, size = key
+    more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+    return f"{names[0]} has {inputs} inputs, which groups of {size} do not divide{more}"

@@ -87,6 +87,17 @@ def quantize_decoder(
         return _Walk(model, plan, rows, kept, device, progress).run()
 
 
+def planned(folder: str | Path, run: QuantizeRun) -> Plan:
+    """Return what `quantize_decoder` would do with each layer; nothing is read but names and sizes.
+
+    Raises:
+        QuantizationError: if the run does not fit the model.
+        CheckpointError: if the folder is no checkpoint.
+    """
+    model = StoredModel(folder, run.family)
+    return make_plan(model.decoder, model.layout.entries, run)
+
+
 def _check_text(plan: Plan, rows: Sequence[Sequence[int]]) -> None:
     needy = [s.method for s in plan.distinct() if methods()[s.method].needs_text]
     if needy and not rows:

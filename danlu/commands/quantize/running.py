@@ -9,7 +9,7 @@ from pathlib import Path
 
 from danlu.calibration.fitting.fit import Fitted
 from danlu.calibration.kv_cache import cache_rounding
-from danlu.calibration.walk import Quantized, quantize_decoder
+from danlu.calibration.walk import Quantized, planned, quantize_decoder
 from danlu.commands.manifest import write_manifest
 from danlu.commands.quantize.bounds import broken_bounds, mark
 from danlu.commands.quantize.fitting import fitted_run
@@ -92,8 +92,10 @@ def run_quantize(run: QuantizeRun, progress: Progress | None = None) -> Quantize
         format_named(run.format)  # better now than after hours
     with _work_folder(out) as work:
         source = open_source(run, work, report)
-        texts = read_texts(run, source, work, report)
         walked = _walked(run, source)
+        for note in planned(source.folder, walked).notes:
+            log.warning("%s.", note)
+        texts = read_texts(run, source, work, report)
         fitted = fitted_run(walked, texts.watched, work, report)
         applied = walked if fitted is None else fitted.run
         result = quantize_decoder(source.folder, applied, texts.watched, work / "blocks", report)
