@@ -255,7 +255,7 @@ def test_types_of_quantization(flags: str, method: str, bits: int, tmp_path: Pat
 def test_qwen_gptq_is_one_command_without_work_by_hand(tmp_path: Path) -> None:
     old = "python run_gptq.py --model_name_or_path m --data_path d.json --out_path o --bits 8"
     run = quantize_run_of(old, tmp_path)
-    assert run.scheme == GptqScheme(bits=8, act_order=False, damping=0.01)
+    assert run.scheme == GptqScheme(bits=8, group_size=128, act_order=False, damping=0.01)
     assert (run.model, run.out, run.calibration.max_tokens) == ("m", "o", 8192)
     assert run.calibration.sources == sources("d.json")
     assert any("no file to be renamed" in note for note in migrate(old).notes)

@@ -8,11 +8,15 @@ from checkpoints import HERE, assert_close, expected, tiny_checkpoint, tiny_deco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.config.quantize.awq import AwqScheme
+from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder, save_decoder
+from danlu.quantize.awq import quantize_clipped
 from danlu.quantize.bits import pack, unpack
 from danlu.quantize.choosing import choose_operator
+from danlu.quantize.gptq import quantize_gptq
 from danlu.quantize.linear import QuantizedLinear
 from danlu.quantize.operators import DequantizeOperator, Int4GroupOperator, Int8RowOperator
 from danlu.quantize.rtn import quantize_rtn
@@ -32,7 +36,17 @@ def weight(rows: int = 128, columns: int = 64, seed: int = 0) -> torch.Tensor:
 
 def test_defaults_follow_the_bits() -> None:
     assert (PRESETS["int8"].group_size, PRESETS["int8"].symmetric) == (-1, True)
-    assert (PRESETS["int4"].group_size, PRESETS["int4"].symmetric) == (32, False)
+    assert (PRESETS["int4"].group_size, PRESETS["int4"].symmetric) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rtn", "gptq"), [(256, 32, 128), (192, 32, 64), (96, 32, 32), (172, 172, 172)]
+)
+def test_groups_that_nobody_asked_for_fit_the_layer(inputs: int, rtn: int, gptq: int) -> None:
+    dense = weight(columns=inputs)
+    assert quantize_rtn(dense, PRESETS["int4"]).group_size == rtn
+    assert quantize_gptq(dense, torch.eye(inputs), GptqScheme(), "weight").weight.group_size == gptq
+    assert quantize_clipped(dense, torch.zeros(0, inputs), AwqScheme(), "weight").group_size == gptq
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from danlu.config.quantize.run import Override, QuantizeRun, Scheme, summary
+from danlu.config.quantize.run import Override, QuantizeRun, Scheme, for_inputs, summary
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import scheme_for
@@ -73,7 +73,9 @@ def make_plan(decoder: Decoder, entries: Mapping[str, Entry], run: QuantizeRun) 
         if not any(_matches(pattern, names) for names in known_as.values())
     ]
     _refuse_unmatched(unmatched, known_as)
-    plan = Plan({name: _scheme_of(name, names, run) for name, names in known_as.items()})
+    asked = {name: _scheme_of(name, names, run) for name, names in known_as.items()}
+    inputs = {name: linear.in_features for name, linear in decoder.linears()}
+    plan = Plan({name: each and for_inputs(each, inputs[name]) for name, each in asked.items()})
     _check_whole_tensors(plan, entries)
     plan = _with_dividing_groups(plan, decoder)
     check_schemes(plan.distinct(), run.format)

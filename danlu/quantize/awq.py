@@ -13,7 +13,7 @@ from torch import Tensor
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.rtn import SLICE_WEIGHTS, quantize_rtn
+from danlu.quantize.rtn import SLICE_WEIGHTS, group_inputs, quantize_rtn
 
 SMALLEST_PART = 1e-4  # of the largest channel, that a channel is taken for at least
 CLIPPED_PARTS = tuple(1 - step / 20 for step in range(10))  # of a group's range that stay
@@ -92,7 +92,7 @@ def quantize_clipped(
     Raises:
         QuantizationError: if the group size does not divide the inputs, or a weight is not finite.
     """
-    plain = quantize_rtn(weight_OI.float(), _grid(scheme), name)
+    plain = quantize_rtn(weight_OI.float(), _grid(weight_OI, scheme, name), name)
     if not scheme.clip or not len(rows_NI):
         return plain.to(SCALES)
     root_NI = condensed(rows_NI)
@@ -132,7 +132,8 @@ def _cut(weights_Og: Tensor, scheme: AwqScheme) -> IntegerGrid:
     """Return [parts * out, g]: a group of inputs with ever smaller parts of its range."""
     ends = weights_Og.amin(1, keepdim=True), weights_Og.amax(1, keepdim=True)
     cut = [weights_Og.clamp(part * ends[0], part * ends[1]) for part in CLIPPED_PARTS]
-    return quantize_rtn(torch.cat(cut), _grid(scheme).model_copy(update={"group_size": -1}))
+    rows = scheme.model_copy(update={"group_size": -1})
+    return quantize_rtn(torch.cat(cut), _grid(weights_Og, rows))
 
 
 def _beside(groups: Sequence[IntegerGrid]) -> IntegerGrid:
@@ -158,11 +159,12 @@ def condensed(rows_NI: Tensor) -> Tensor:
 
 
 def _rounded(rows_OI: Tensor, scheme: AwqScheme) -> Tensor:
-    return quantize_rtn(rows_OI, _grid(scheme)).dequantize()
+    return quantize_rtn(rows_OI, _grid(rows_OI, scheme)).dequantize()
 
 
-def _grid(scheme: AwqScheme) -> QuantScheme:
-    return QuantScheme(bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
+def _grid(weight_OI: Tensor, scheme: AwqScheme, name: str = "weight") -> QuantScheme:
+    size = group_inputs(weight_OI.shape[1], scheme.method, scheme.group_size, name)
+    return QuantScheme(bits=scheme.bits, group_size=size, symmetric=scheme.symmetric)
 
 
 def _rows_of_slice(weight_OI: Tensor) -> int:

@@ -51,7 +51,7 @@ def quantize_gptq(
             not finite.
     """
     inputs = weight_OI.shape[1]
-    size = group_inputs(inputs, scheme.group_size, name)
+    size = group_inputs(inputs, scheme.method, scheme.group_size, name)
     check_finite(weight_OI, name)
     moment_II = moment_II.to(weight_OI.device)
     order = torch.arange(inputs, device=weight_OI.device)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from danlu.config.quantize.grouping import usual_group_size
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.quantize.grid import IntegerGrid
@@ -22,7 +23,7 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
         QuantizationError: if the group size does not divide the inputs, or a weight is not finite.
     """
     inputs = weight_OI.shape[1]
-    group = group_inputs(inputs, scheme.group_size or -1, name)
+    group = group_inputs(inputs, scheme.method, scheme.group_size, name)
     slices = []
     for rows in weight_OI.split(max(1, SLICE_WEIGHTS // inputs)):
         check_finite(rows, name)
@@ -31,18 +32,20 @@ def quantize_rtn(weight_OI: Tensor, scheme: QuantScheme, name: str = "weight") -
     return IntegerGrid.stacked(slices)
 
 
-def group_inputs(inputs: int, group_size: int, name: str) -> int:
+def group_inputs(inputs: int, method: str, group_size: int | None, name: str) -> int:
     """Return how many inputs share a scale.
 
     Args:
         inputs: of the layer.
-        group_size: as a scheme says it, -1 for all of them.
+        method: of the scheme.
+        group_size: as the scheme says it, -1 for all of them, None for what fits.
         name: of the layer, for errors.
 
     Raises:
         QuantizationError: if they do not divide the inputs.
     """
-    group = inputs if group_size == -1 else group_size
+    size = usual_group_size(method, inputs) if group_size is None else group_size
+    group = inputs if size == -1 else size
     if inputs % group:
         raise QuantizationError(
             f"{name} has {inputs} inputs, which groups of {group} do not divide. "

@@ -11,7 +11,7 @@ from math import ceil
 from torch import Size
 
 from danlu.config.quantize.gptq import GptqScheme
-from danlu.config.quantize.run import Scheme
+from danlu.config.quantize.run import Scheme, for_inputs
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.bits import WORD_BITS
 
@@ -64,7 +64,7 @@ def stored_bytes(shape: Size, candidate: Candidate, itemsize: int) -> int:
     outputs, inputs = shape
     if candidate is None:
         return outputs * inputs * itemsize
-    groups = inputs // (group_size(candidate) or inputs)
+    groups = inputs // (group_size(for_inputs(candidate, inputs)) or inputs)
     per_word = WORD_BITS // candidate.bits
     words = outputs * ceil(inputs / per_word)
     zero_words = ceil(outputs / per_word) * groups if _has_zeros(candidate) else 0

@@ -14,7 +14,12 @@ class AwqScheme(Config):
         "awq", description="awq: scales inputs and clips weights, as found best on calibration text"
     )
     bits: Literal[4] = Field(4, description="bits per weight")
-    group_size: int = Field(128, ge=-1, description="inputs that share a scale, -1: a whole row")
+    group_size: int | None = Field(
+        None,
+        ge=-1,
+        description="inputs that share a scale, -1 for a whole row; by default 128, or the larger "
+        "of 64 and 32 that divides the inputs of a layer, or a whole row",
+    )
     symmetric: bool = Field(False, description="no zero points")
     scale_steps: int = Field(20, ge=1, description="exponents tried for the scales, from 0 to 1")
     clip: bool = Field(True, description="also search how far large weights are clipped")

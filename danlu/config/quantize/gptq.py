@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from danlu.config.base import Config
+from danlu.config.quantize.grouping import span_words
 
 
 class GptqScheme(Config):
@@ -14,7 +15,12 @@ class GptqScheme(Config):
         "gptq", description="gptq: rounds so that the outputs on calibration text change least"
     )
     bits: Literal[2, 3, 4, 8] = Field(4, description="bits per weight")
-    group_size: int = Field(128, ge=-1, description="inputs that share a scale, -1 for a whole row")
+    group_size: int | None = Field(
+        None,
+        ge=-1,
+        description="inputs that share a scale, -1 for a whole row; by default 128, or the larger "
+        "of 64 and 32 that divides the inputs of a layer, or a whole row",
+    )
     symmetric: bool = Field(True, description="no zero points")
     act_order: bool = Field(
         True, description="round the inputs with the largest activations first (desc_act)"
@@ -34,7 +40,7 @@ class GptqScheme(Config):
     @property
     def summary(self) -> str:
         """The scheme in words."""
-        spans = "whole rows" if self.group_size == -1 else f"groups of {self.group_size}"
+        spans = span_words(self.method, self.group_size)
         order = ", act-order" if self.act_order else ""
         moving = " with moving groups" if self.act_order and not self.static_groups else ""
         return f"{self.method}, {self.bits} bits, {spans}{order}{moving}"

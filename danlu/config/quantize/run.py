@@ -8,6 +8,7 @@ from danlu.config.base import Config, Seed, by_method
 from danlu.config.data import Sources
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.gptq import GptqScheme
+from danlu.config.quantize.grouping import USUAL, span_words, usual_group_size
 from danlu.config.quantize.kv_cache import KvCacheScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.config.quantize.w8a8 import W8A8Scheme
@@ -110,6 +111,13 @@ def plain(scheme: Scheme) -> dict[str, Any]:
     return scheme.model_dump(mode="json", exclude_none=True)
 
 
+def for_inputs(scheme: Scheme, inputs: int) -> Scheme:
+    """Return a scheme with its group size decided, for a layer with so many inputs."""
+    if scheme.method not in USUAL or getattr(scheme, "group_size", None) is not None:
+        return scheme
+    return scheme.model_copy(update={"group_size": usual_group_size(scheme.method, inputs)})
+
+
 def summary(scheme: Scheme) -> str:
     """Return a scheme in words."""
     if isinstance(scheme, QuantScheme):
@@ -117,6 +125,6 @@ def summary(scheme: Scheme) -> str:
     if isinstance(scheme, W8A8Scheme):
         made = [name for name in ("smooth", "shift") if getattr(scheme, name) is not None]
         return ", ".join(["w8a8", f"{scheme.activations} activations", *made])
-    spans = "whole rows" if scheme.group_size == -1 else f"groups of {scheme.group_size}"
+    spans = span_words(scheme.method, scheme.group_size)
     order = ", act-order" if isinstance(scheme, GptqScheme) and scheme.act_order else ""
     return f"{scheme.method}, {scheme.bits} bits, {spans}{order}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from danlu.config.base import Config
+from danlu.config.quantize.grouping import span_words
 from danlu.errors import ConfigError, did_you_mean
 
 KERNEL_GROUP_SIZES = (32, 64, 128, 256)
@@ -33,7 +34,7 @@ class QuantScheme(Config):
     group_size: int | None = Field(
         None,
         description="rtn: inputs that share a scale, -1 for a whole row; by default 32, "
-        "and a whole row for 8 bits",
+        "and a whole row for 8 bits and where 32 does not divide the inputs",
         ge=-1,
     )
     symmetric: bool | None = Field(
@@ -86,7 +87,7 @@ class QuantScheme(Config):
             return f"{self.method}, {self.bits} bits, blocks of {self.block_size}{scales}"
         if self.method == "llm_int8":
             return f"llm_int8, 8 bits, inputs from {self.threshold:g} on exact"
-        spans = "whole rows" if self.group_size == -1 else f"groups of {self.group_size}"
+        spans = span_words(self.method, self.group_size)
         inputs = ", inputs in 8 bits" if self.activations else ""
         return f"{self.method}, {self.bits} bits, {spans}{inputs}"
 
@@ -103,8 +104,7 @@ class QuantScheme(Config):
         if method == "rtn":
             bits = given.get("bits", 8 if "activations" in given else 4)
             rows = {"group_size": -1, "symmetric": True}
-            groups = {"group_size": 32, "symmetric": False}
-            return {"bits": bits, **(rows if bits == 8 else groups), **given}
+            return {"bits": bits, **(rows if bits == 8 else {"symmetric": False}), **given}
         return {"block_size": 64, "double_quant": True, "double_quant_block_size": 256, **given}
 
     @model_validator(mode="after")
