@@ -1,7 +1,7 @@
 """The worker that holds one inference engine; `benchmarks.inference` and `benchmarks.gpu` ask it.
 
-Options: engine ("danlu" or "transformers"), path, device, and quantize (Danlu) or attention
-(transformers). Both compute in bf16.
+Options: engine ("danlu" or "transformers"), path, device, and quantize and compiled (Danlu) or
+attention (transformers). Both compute in bf16.
 """
 
 import time
@@ -68,13 +68,16 @@ class Danlu(Engine):
 
     routes = ("generate",)
 
-    def __init__(self, path: str, device: str, quantize: Any) -> None:
+    def __init__(self, path: str, device: str, quantize: Any, compiled: bool = False) -> None:
         from danlu.engine.generator import Generator
         from danlu.loading import load_decoder
+        from danlu.quantize.compiled_rows import compile_products
 
         self._decoder = load_decoder(
             path, torch.bfloat16, device, quantize=quantize, for_inference=True
         )
+        if compiled:
+            compile_products(self._decoder)
         self._generator = Generator(self._decoder)
         self.vocab_size = self._decoder.config.vocab_size
         self.device = self._decoder.device

@@ -16,10 +16,12 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Side:
-    """An engine: its name in the tables, and its worker's options."""
+    """An engine: its name in the tables, its worker and interpreter (None: this one)."""
 
     name: str
     options: dict[str, Any]
+    worker: str = "benchmarks.engines"
+    python: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def measure_speeds(sides: Sequence[Side], lengths: Lengths, device: str, size: i
         )
         routes: dict[str, tuple[Worker, str]] = {}
         for side in sides:
-            worker = stack.enter_context(Worker("benchmarks.engines", side.options))
+            worker = stack.enter_context(Worker(side.worker, side.options, side.python))
             about = worker.ask("describe")
             for route in about["routes"]:
                 name = f"{side.name}, {route}" if len(about["routes"]) > 1 else side.name
