@@ -9,6 +9,13 @@ from danlu.cli.app import run
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HERE_DOCUMENT = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 TRAINING = ("align", "finetune", "pretrain")
+FEW_STEPS = (
+    "train.epochs=null",
+    "train.steps=2",
+    "train.warmup_steps=0",
+    "train.warmup_ratio=null",
+)
+LITTLE_TEXT = ("--samples", "8", "--max-tokens", "64", "--answers", "2", "--no-speed")
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
@@ -23,23 +30,34 @@ def shown_files(text: str) -> dict[str, str]:
 
 def shown_commands(text: str) -> list[list[str]]:
     """The arguments of each `danlu` command in a block of shell commands."""
+    return [words for words, _ in _with_exit_codes(text)]
+
+
+def _with_exit_codes(text: str) -> list[tuple[list[str], int]]:
+    """The commands, and how each ends: with 1 where `|| ...` says what is done then."""
     lines = [part for line in HERE_DOCUMENT.sub("", text).splitlines() for part in line.split("&&")]
-    return [words[1:] for line in lines if (words := shlex.split(line)) and words[0] == "danlu"]
+    parts = [line.partition("||") for line in lines]
+    split = [(shlex.split(command), int(bool(otherwise))) for command, otherwise, _ in parts]
+    return [(words[1:], code) for words, code in split if words and words[0] == "danlu"]
 
 
 def run_shown(text: str, folder: Path) -> list[list[str]]:
-    """Run a block in `folder`, which is the working directory; trainings take two steps.
+    """Run a block in `folder`, which is the working directory.
 
-    Returns the commands; raises if one of them fails.
+    Trainings take two steps, quantizations little text.
+
+    Returns the commands; raises if one of them ends otherwise than shown.
     """
     for name, content in shown_files(text).items():
         (folder / name).write_text(content, encoding="utf-8")
-    commands = shown_commands(text)
-    for words in commands:
-        short = [
-            f"train.{key}"
-            for key in ("epochs=null", "steps=2", "warmup_steps=0", "warmup_ratio=null")
-        ]
+    commands = _with_exit_codes(text)
+    for words, code in commands:
+        assert run(_shortened(words)) == code, words
+    return [words for words, _ in commands]
+
+
+def _shortened(words: list[str]) -> list[str]:
+    if words[0] in TRAINING:
         kept = [word for word in words if not word.startswith(("train.steps=", "train.warmup"))]
-        assert run([*kept, *short] if words[0] in TRAINING else words) == 0, words
-    return commands
+        return [*kept, *FEW_STEPS]
+    return [*words, *LITTLE_TEXT] if words[0] == "quantize" else words

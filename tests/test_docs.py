@@ -16,7 +16,7 @@ from danlu.cli.table import COMMANDS
 from danlu.tokenizer.kinds import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ("architecture.md", "errors.md", "file-formats.md", "fine-tuning.md")
+DOCS = ("architecture.md", "errors.md", "file-formats.md", "fine-tuning.md", "quantization.md")
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"(?:danlu|tests|examples|docs|benchmarks|scripts)/[\w./-]+(?:::[\w.]+)?")
 IDENTIFIER = re.compile(r"_*[A-Za-z]\w*(?:\.[A-Za-z_]\w*)*")
@@ -62,7 +62,8 @@ def test_every_document_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("architecture.md", 130), ("errors.md", 180), ("fine-tuning.md", 25)]
+    ("name", "least"),
+    [("architecture.md", 130), ("errors.md", 180), ("fine-tuning.md", 25), ("quantization.md", 30)],
 )
 def test_every_path_and_what_is_named_in_it_exists(name: str, least: int) -> None:
     found = [path for code in quoted(name) for path in PATH.findall(code) if "NAME" not in path]
