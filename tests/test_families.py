@@ -12,6 +12,7 @@ from danlu.loading import decoder_from_config, load_decoder
 from danlu.models import detect_family, discover
 from danlu.models.family import family_name
 from danlu.nn.linear import NormalizedLinear
+from danlu.nn.positions import Rope
 
 FAMILY_OF = {
     "aquila": "aquila",
@@ -123,6 +124,13 @@ def test_the_original_layout_of_glm_4_9b() -> None:
     values = config_of("chatglm2-6b") | {"rope_ratio": 500.0, "kv_channels": 16}
     assert detect_family(values) == "chatglm2"
     assert decoder_from_config(values).config.position_scheme.theta == 5_000_000.0
+
+
+@pytest.mark.parametrize("name", ["bloom", "gpt2", "opt"])
+def test_rotary_settings_that_tools_write_everywhere_are_no_error(name: str) -> None:
+    written = {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
+    decoder = decoder_from_config(config_of(name) | written)
+    assert not isinstance(decoder.config.position_scheme, Rope)
 
 
 def test_unknown_families_and_keys() -> None:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from danlu.errors import DataError, TokenizerError
 from danlu.tokenizer import compare_tokenizers, load_tokenizer
+from danlu.tokenizer.incremental import IncrementalDecoder
 from danlu.tokenizer.kinds import kinds
 from danlu.tokenizer.special import AddedToken, Splitter
 
@@ -333,6 +334,17 @@ def test_decoders_that_cannot_stream_are_refused(tmp_path: Path) -> None:
     backend.decoder = decoders.WordPiece()
     with pytest.raises(TokenizerError, match=r"decoder .'WordPiece'.; expected ByteLevel"):
         load_tokenizer(write_tokenizer_json(tmp_path / "t", backend))
+
+
+def test_whole_words_are_joined_by_spaces(tmp_path: Path) -> None:
+    backend = Backend(models.WordLevel({"<unk>": 0, "a": 1, "b,": 2, "c": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = load_tokenizer(write_tokenizer_json(tmp_path / "t", backend))
+    for ids in ([1, 2, 3], [0, 3], [2], []):
+        assert tokenizer.decode(ids) == backend.decode(ids)
+        streamed = IncrementalDecoder(tokenizer)
+        assert "".join(map(streamed.push, ids)) + streamed.finish() == backend.decode(ids)
+    assert tokenizer.encode("a  c\nb, d") == backend.encode("a  c\nb, d").ids == [1, 3, 2, 0]
 
 
 def test_ids_without_token_decode_to_nothing() -> None:

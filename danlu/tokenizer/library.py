@@ -24,6 +24,7 @@ class LibraryFacts:
     added: tuple[AddedToken, ...]
     vocab_size: int
     byte_level: bool = True  # are tokens spelled in the byte alphabet of GPT-2
+    whole_words: bool = False  # does every token but the first begin with a space unsaid
     drops_prefix: bool = False  # does a space in front of a text belong to the tokenizer
     prefix_after_control: bool = True
     default_named: dict[str, str] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class LibraryModel:
         self._ids_to_bytes: dict[int, bytes] = {}
         self._added_ids = {token.token_id: token.text for token in facts.added}
         self._byte_level = facts.byte_level
+        self._whole_words = facts.whole_words
         self._drops_prefix = facts.drops_prefix
         self.added = facts.added
         self.vocab_size = facts.vocab_size
@@ -128,6 +130,8 @@ class LibraryModel:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return b""
+        if self._whole_words:
+            return f" {token}".encode()
         return byte_level_bytes(token) if self._byte_level else piece_bytes(token)
 
     def tokenizer_json(self) -> dict[str, Any] | None:

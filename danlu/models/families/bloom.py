@@ -17,6 +17,7 @@ from danlu.nn.positions import Alibi
 from danlu.weights.rules import PerHead, Rename, Rule, Split
 
 IGNORED = {
+    "rope_parameters": "some tools write it everywhere; this family has linear biases",
     "attention_dropout": "dropout is a training option here",
     "hidden_dropout": "dropout is a training option here",
     "attention_softmax_in_fp32": "softmax is always computed in float32",

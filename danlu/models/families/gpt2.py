@@ -18,6 +18,7 @@ from danlu.nn.positions import Unrotated
 from danlu.weights.rules import Ignore, Rename, Rule, Split, Transposed
 
 IGNORED = {
+    "rope_parameters": "some tools write it everywhere; this family has learned positions",
     "attn_pdrop": "dropout is a training option here",
     "embd_pdrop": "dropout is a training option here",
     "resid_pdrop": "dropout is a training option here",

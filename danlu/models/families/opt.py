@@ -23,6 +23,7 @@ from danlu.weights.rules import Rename, Rule
 
 POSITION_OFFSET = 2
 IGNORED = {
+    "rope_parameters": "some tools write it everywhere; this family has learned positions",
     "activation_dropout": "dropout is a training option here",
     "attention_dropout": "dropout is a training option here",
     "dropout": "dropout is a training option here",

@@ -57,11 +57,15 @@ class TokenizerJson(LibraryModel):
     ) -> None:
         backend = _backend(document, folder)
         added = tuple(_added(document.get("added_tokens") or [], folder))
-        byte_level, drops_prefix = _decoder_style(document.get("decoder"), folder)
+        whole_words = _is_whole_words(document)
+        byte_level, drops_prefix = (
+            (False, True) if whole_words else _decoder_style(document.get("decoder"), folder)
+        )
         facts = LibraryFacts(
             added=added,
             vocab_size=1 + max(_highest_id(document["model"]), *(t.token_id for t in added), -1),
             byte_level=byte_level,
+            whole_words=whole_words,
             drops_prefix=drops_prefix,
             prefix_after_control=not _prefix_at_start_only(document),
             default_prefix=_template_prefix(document.get("post_processor")),
@@ -181,6 +185,11 @@ def _template_prefix(processor: dict[str, Any] | None) -> tuple[int, ...]:
                 ids += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
             return tuple(ids)
     return ()
+
+
+def _is_whole_words(document: dict[str, Any]) -> bool:
+    """Return whether tokens are words, which the library joins by spaces."""
+    return document["model"].get("type") == "WordLevel" and not document.get("decoder")
 
 
 def _decoder_style(decoder: dict[str, Any] | None, folder: TokenizerFolder) -> tuple[bool, bool]:
