@@ -71,7 +71,7 @@ class Danlu(Engine):
     def __init__(self, path: str, device: str, quantize: Any, compiled: bool = False) -> None:
         from danlu.engine.generator import Generator
         from danlu.loading import load_decoder
-        from danlu.quantize.compiled_rows import compile_products
+        from danlu.quantize.operators.compiled_rows import compile_products
 
         self._decoder = load_decoder(
             path, torch.bfloat16, device, quantize=quantize, for_inference=True

@@ -40,7 +40,7 @@ from danlu.loading.building import read_json
 from danlu.models.decoder import Decoder
 from danlu.progress import Silent
 from danlu.quantize.formats.compressed_tensors import FORMAT
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 
 def drawn_items(rng: random.Random, count: int) -> list[list[Option]]:

@@ -22,7 +22,7 @@ from danlu.progress import Silent
 from danlu.quantize.formats.gptq import FORMAT
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.rounding.weights import quantize_weight
 
 
 def quantized(model: Path, work: Path, rows: Sequence[Sequence[int]], **run: object) -> Decoder:

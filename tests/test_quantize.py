@@ -13,13 +13,15 @@ from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.scheme import PRESETS, QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder, save_decoder
-from danlu.quantize.awq import quantize_clipped
-from danlu.quantize.bits import pack, unpack
-from danlu.quantize.choosing import choose_operator
-from danlu.quantize.gptq import quantize_gptq
+from danlu.quantize.layouts.bits import pack, unpack
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.operators import DequantizeOperator, Int4GroupOperator, Int8RowOperator
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.operators.choosing import choose_operator
+from danlu.quantize.operators.int4_groups import Int4GroupOperator
+from danlu.quantize.operators.int8_rows import Int8RowOperator
+from danlu.quantize.operators.operator import DequantizeOperator
+from danlu.quantize.rounding.awq import quantize_clipped
+from danlu.quantize.rounding.gptq import quantize_gptq
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 SCHEMES = [
     QuantScheme(bits=8),

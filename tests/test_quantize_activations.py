@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.activations import DynamicPerToken, StaticPerTensor
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.int8_activations import EmulatingOperator, Int8Operator, int8_product
 from danlu.quantize.linear import QuantizedLinear
+from danlu.quantize.operators.int8_activations import EmulatingOperator, Int8Operator, int8_product
 from danlu.quantize.outliers import OutlierColumns, quantize_int8_rows
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 ROUNDINGS = {
     "per token": DynamicPerToken(),
@@ -96,7 +96,7 @@ def test_large_batches_are_multiplied_part_by_part(monkeypatch: pytest.MonkeyPat
         layer = QuantizedLinear(weight, None, inputs=rounding)
         whole = layer(x)
         with monkeypatch.context() as patch:
-            patch.setattr("danlu.quantize.int8_activations.SLICE_PRODUCTS", 4 * 6)
+            patch.setattr("danlu.quantize.operators.int8_activations.SLICE_PRODUCTS", 4 * 6)
             assert torch.allclose(layer(x), whole, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from danlu.errors import QuantizationError
 from danlu.loading.quantized import quantization_config
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.awq import FORMAT
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 
 def test_numbers_are_those_of_the_tool() -> None:

@@ -7,15 +7,15 @@ from torch import Tensor
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
-from danlu.quantize.awq import (
+from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.rounding.awq import (
     candidate_scales,
     condensed,
     quantize_clipped,
     scale_error,
     weight_sizes,
 )
-from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 SCHEME = AwqScheme(group_size=16)
 PLAIN = QuantScheme(bits=4, group_size=16, symmetric=False)

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import CheckpointError, QuantizationError
 from danlu.loading import load_decoder
-from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.bitsandbytes import FORMAT
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.stored_blocks import STATE
+from danlu.quantize.layouts.stored_blocks import STATE
+from danlu.quantize.rounding.blockwise import quantize_blockwise
 
 CASES = ("bnb-nf4", "bnb-nf4-dq", "bnb-fp4", "bnb-int8")
 

@@ -40,7 +40,7 @@ from danlu.eval.layer_times import LayerTimes
 from danlu.eval.speed import Speed
 from danlu.loading import decoder_from_config, load_decoder, load_tokenizer, save_decoder
 from danlu.models import discover
-from danlu.quantize.operators import DequantizeOperator
+from danlu.quantize.operators.operator import DequantizeOperator
 from danlu.tokenizer import train_bpe
 from danlu.tokenizer.stamp import read_stamp
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from danlu.config.quantize.scheme import PRESETS
-from danlu.quantize import compiled_rows
-from danlu.quantize.compiled_rows import CompiledInt8RowOperator, compile_products
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.operators import compiled_rows
+from danlu.quantize.operators.compiled_rows import CompiledInt8RowOperator, compile_products
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 
 @pytest.fixture(params=["as it stands", pytest.param("compiled", marks=pytest.mark.slow)])

@@ -11,10 +11,10 @@ from quantized_cases import case, check_given_back, check_numbers
 
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder
-from danlu.quantize.compressed_writing import PACKED
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.compressed_tensors import FORMAT
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.layouts.compressed_writing import PACKED
 
 CASES = (
     "ct-w4a16-asym-g32",

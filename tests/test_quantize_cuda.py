@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from danlu.config.quantize.scheme import PRESETS, QuantScheme
-from danlu.quantize.compiled import CompactOperator, compiled
-from danlu.quantize.cuda import choose_cuda_operator, int8_kernel_works
-from danlu.quantize.cuda_int4 import Int4TileOperator, int4_kernel_works
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.int8_activations import int8_product
-from danlu.quantize.nibbles import NibbleGrid
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.operators.compiled import CompactOperator, compiled
+from danlu.quantize.operators.cuda import choose_cuda_operator, int8_kernel_works
+from danlu.quantize.operators.cuda_int4 import Int4TileOperator, int4_kernel_works
+from danlu.quantize.operators.int8_activations import int8_product
+from danlu.quantize.operators.nibbles import NibbleGrid
+from danlu.quantize.rounding.weights import quantize_weight
 from danlu.quantize.weight import QuantizedWeight
 
 ROWS = (1, 3, 33)  # one, a few, and many: each has its own way

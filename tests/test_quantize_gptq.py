@@ -15,7 +15,7 @@ from danlu.loading import load_decoder, save_decoder
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.gptq import FORMAT
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 CASES = (
     "gptq-old-autogptq",

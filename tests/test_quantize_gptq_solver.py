@@ -11,9 +11,9 @@ from torch import Tensor
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
-from danlu.quantize.curvature import SecondMoment
-from danlu.quantize.gptq import quantize_gptq
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.curvature import SecondMoment
+from danlu.quantize.rounding.gptq import quantize_gptq
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 
 def moment_of(x_NI: Tensor) -> Tensor:

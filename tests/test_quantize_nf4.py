@@ -13,9 +13,9 @@ from danlu.config.quantize.scheme import PRESETS, QuantScheme, preset
 from danlu.errors import ConfigError, QuantizationError
 from danlu.loading import dequantize, load_decoder, save_decoder
 from danlu.nn.linear import Linear
-from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.codebook import CodeBookWeight, DoubleScales
 from danlu.quantize.linear import QuantizedLinear
+from danlu.quantize.rounding.blockwise import quantize_blockwise
 
 SINGLE = QuantScheme(method="nf4", double_quant=False)
 

@@ -18,8 +18,8 @@ from danlu.files import write_json
 from danlu.loading import load_decoder, save_decoder
 from danlu.loading.layout import published_layout
 from danlu.models.decoder import Decoder
-from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.formats import bitsandbytes
+from danlu.quantize.rounding.blockwise import quantize_blockwise
 
 STATE = ".weight.quant_state.bitsandbytes__nf4"
 BAICHUAN_CONFIG = {  # transformers 4.29 named no method

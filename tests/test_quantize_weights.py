@@ -10,13 +10,13 @@ from torch import Size, Tensor, nn
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError
 from danlu.loading.quantized import joined_rows, rows_of
-from danlu.quantize import operators
-from danlu.quantize.bits import pack, pack_stream, unpack, unpack_stream
-from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.codebook import unpack_pairs
 from danlu.quantize.grid import IntegerGrid, regular_groups
+from danlu.quantize.layouts.bits import pack, pack_stream, unpack, unpack_stream
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.operators import int4_groups, int8_rows, operator
+from danlu.quantize.rounding.blockwise import quantize_blockwise
+from danlu.quantize.rounding.weights import quantize_weight
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Entry, PerHead, Stacked, Transposed
 
@@ -140,7 +140,9 @@ def test_what_does_not_belong_together_is_refused() -> None:
 @pytest.fixture(params=["whole", "in slices"])
 def sliced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "in slices":
-        monkeypatch.setattr(operators, "SLICE_WEIGHTS", 64 * 90)
+        monkeypatch.setattr(operator, "FLOAT_SLICE_WEIGHTS", 64 * 90)
+        for layout in (int8_rows, int4_groups):
+            monkeypatch.setattr(layout, "SLICE_WEIGHTS", 64 * 90)
     return str(request.param)
 
 

@@ -10,7 +10,7 @@ from danlu.loading.blocks import StoredModel
 from danlu.loading.layout import EMBEDDING
 from danlu.nn.linear import Linear
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import input_rounding, quantize_weight
+from danlu.quantize.rounding.weights import input_rounding, quantize_weight
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from danlu.calibration.method import LayerInputs
-from danlu.quantize.curvature import SecondMoment
+from danlu.quantize.rounding.curvature import SecondMoment
 
 SAMPLE_ROWS = 1024
 

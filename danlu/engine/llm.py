@@ -20,7 +20,7 @@ from danlu.hub import resolve
 from danlu.loading import check_rows, load_decoder, load_tokenizer
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
-from danlu.quantize.compiled_rows import compile_products
+from danlu.quantize.operators.compiled_rows import compile_products
 from danlu.tokenizer import IncrementalDecoder, Tokenizer
 from danlu.tokenizer.chat.truncation import FittedHistory, Rule, fit_history
 from danlu.tokenizer.stamp import check_stamp, tokenizer_of_adapter

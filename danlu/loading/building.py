@@ -17,7 +17,7 @@ from danlu.models.published import Published
 from danlu.nn.linear import Linear, LinearLike
 from danlu.nn.packed import PackedLinear, can_pack
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import input_rounding, quantize_weight
+from danlu.quantize.rounding.weights import input_rounding, quantize_weight
 from danlu.tokenizer.stamp import stamped_family
 
 LinearFactory = Callable[[str, Tensor, nn.Parameter | None], LinearLike]

@@ -15,7 +15,7 @@ from danlu.loading.building import family_named
 from danlu.loading.layout import published_layout, stored_name
 from danlu.models.decoder import Decoder
 from danlu.nn.cache_rounding import CacheRounding, FixedRounding, TokenRounding
-from danlu.quantize.compressed_cache import (
+from danlu.quantize.layouts.compressed_cache import (
     KEYS,
     METHOD,
     VALUES,

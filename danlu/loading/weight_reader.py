@@ -20,7 +20,7 @@ from danlu.nn.linear import Linear
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.rounding.weights import quantize_weight
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.casting import cast
 from danlu.weights.files import WeightFile, find_weight_files, stream

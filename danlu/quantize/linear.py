@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from danlu.nn.linear import LinearLike
 from danlu.quantize.activations import InputRounding
-from danlu.quantize.choosing import choose_operator
-from danlu.quantize.int8_activations import RoundingOperator, choose_rounding_operator
-from danlu.quantize.operators import Operator, joined
+from danlu.quantize.operators.choosing import choose_operator
+from danlu.quantize.operators.int8_activations import RoundingOperator, choose_rounding_operator
+from danlu.quantize.operators.operator import Operator, joined
 from danlu.quantize.weight import QuantizedWeight
 
 

@@ -13,7 +13,7 @@ from torch import Size
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import Scheme, for_inputs
 from danlu.config.quantize.scheme import QuantScheme
-from danlu.quantize.bits import WORD_BITS
+from danlu.quantize.layouts.bits import WORD_BITS
 
 Candidate = Scheme | None  # None: left alone
 

@@ -27,7 +27,7 @@ from danlu.files import parse_json, write_json
 from danlu.loading.blocks import StoredModel
 from danlu.nn.linear import Linear
 from danlu.progress import Progress
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 JUDGING = 4  # every so many rows judge
 MAX_ROWS = 48  # enough to tell candidates apart

@@ -1,4 +1,4 @@
-"""AWQ: scales fold into the layer before, then weights are clipped; see `danlu.quantize.awq`."""
+"""AWQ: scales fold into the layer before, then weights are clipped and rounded."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from danlu.calibration.method import BlockAtWork, LayerInputs
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.run import Scheme
 from danlu.nn.scaling import ScalingGroup
-from danlu.quantize.awq import (
+from danlu.quantize.rounding.awq import (
     candidate_scales,
     few_rows,
     quantize_clipped,

@@ -6,7 +6,7 @@ from danlu.calibration.method import BlockAtWork
 from danlu.config.quantize.run import Scheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.loading.quantized import rows_of
-from danlu.quantize.rounding import quantize_weight
+from danlu.quantize.rounding.weights import quantize_weight
 from danlu.weights.rules import Entry
 
 

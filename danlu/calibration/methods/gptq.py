@@ -1,4 +1,4 @@
-"""GPTQ: layers of one input are rounded together on its second moment (`danlu.quantize.gptq`)."""
+"""GPTQ: layers of one input are rounded together (`danlu.quantize.rounding.gptq`)."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from danlu.calibration.method import BlockAtWork
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import Scheme
-from danlu.quantize.gptq import quantize_gptq
+from danlu.quantize.rounding.gptq import quantize_gptq
 
 
 class Gptq:

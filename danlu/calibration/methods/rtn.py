@@ -1,11 +1,11 @@
-"""Round to nearest, layer by layer; see `danlu.quantize.rtn`."""
+"""Round to nearest, layer by layer; see `danlu.quantize.rounding.rtn`."""
 
 from collections.abc import Sequence
 
 from danlu.calibration.method import BlockAtWork
 from danlu.config.quantize.run import Scheme
 from danlu.config.quantize.scheme import QuantScheme
-from danlu.quantize.rounding import input_rounding, quantize_weight
+from danlu.quantize.rounding.weights import input_rounding, quantize_weight
 
 
 class RoundToNearest:

@@ -11,7 +11,7 @@ from danlu.config.quantize.run import Scheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.config.quantize.w8a8 import W8A8Scheme
 from danlu.quantize.activations import DynamicPerToken, InputRounding, StaticPerTensor
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 EIGHT_BITS = QuantScheme(bits=8)
 ALL_BATCHES = 1 << 62

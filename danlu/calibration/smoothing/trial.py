@@ -8,7 +8,7 @@ from torch import Tensor
 
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.activations import DynamicPerToken, InputRounding, StaticPerTensor
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.rtn import quantize_rtn
 
 EIGHT_BITS = QuantScheme(bits=8)
 

@@ -10,7 +10,7 @@ import torch
 from danlu.eval.layer_times import LayerTimes, layer_times
 from danlu.eval.speed import Speed, measure_speed
 from danlu.loading import load_decoder
-from danlu.quantize.operators import DequantizeOperator
+from danlu.quantize.operators.operator import DequantizeOperator
 
 NOISE = 0.02  # what medians of three repeats differ by anyway
 PHASES = ("prefill", "decode")

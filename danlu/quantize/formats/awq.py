@@ -13,10 +13,10 @@ from torch import Tensor
 
 from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
-from danlu.quantize.bits import pack, unpack
 from danlu.quantize.format import Part, is_integers, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.stated import group_problems
+from danlu.quantize.layouts.bits import pack, unpack
+from danlu.quantize.layouts.stated import group_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 

@@ -22,9 +22,9 @@ from danlu.quantize.activations import InputRounding
 from danlu.quantize.codebook import CodeBookWeight, DoubleScales
 from danlu.quantize.format import Part, refuse, require
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.layouts.stated import bits_problems
+from danlu.quantize.layouts.stored_blocks import STATE, decode_blocks, encode_blocks, is_whole
 from danlu.quantize.outliers import OutlierColumns
-from danlu.quantize.stated import bits_problems
-from danlu.quantize.stored_blocks import STATE, decode_blocks, encode_blocks, is_whole
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 

@@ -18,17 +18,17 @@ from torch import Tensor
 from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
-from danlu.quantize.bits import WORD_BITS, pack, unpack
-from danlu.quantize.compressed_cache import cache_notes
-from danlu.quantize.compressed_groups import (
+from danlu.quantize.format import Part, parts_with, refuse, require
+from danlu.quantize.grid import IntegerGrid, regular_groups
+from danlu.quantize.layouts.bits import WORD_BITS, pack, unpack
+from danlu.quantize.layouts.compressed_cache import cache_notes
+from danlu.quantize.layouts.compressed_groups import (
     activation_problems,
     groups_with_weights,
     inputs_fit,
     read_inputs,
 )
-from danlu.quantize.compressed_writing import PACKED, PLAIN, written_config
-from danlu.quantize.format import Part, parts_with, refuse, require
-from danlu.quantize.grid import IntegerGrid, regular_groups
+from danlu.quantize.layouts.compressed_writing import PACKED, PLAIN, written_config
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 

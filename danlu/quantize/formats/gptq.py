@@ -17,11 +17,11 @@ from torch import Tensor
 
 from danlu.config.quantize.run import Scheme
 from danlu.errors import QuantizationError
-from danlu.quantize.bits import WORD_BITS, pack_stream, unpack_stream
 from danlu.quantize.format import Part, is_integers, parts_with, refuse, require
-from danlu.quantize.gptq_config import gptq_config
 from danlu.quantize.grid import IntegerGrid, regular_groups
-from danlu.quantize.stated import bits_problems, group_problems
+from danlu.quantize.layouts.bits import WORD_BITS, pack_stream, unpack_stream
+from danlu.quantize.layouts.gptq_config import gptq_config
+from danlu.quantize.layouts.stated import bits_problems, group_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 

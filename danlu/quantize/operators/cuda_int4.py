@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from danlu.config.quantize.scheme import KERNEL_GROUP_SIZES
 from danlu.quantize.codebook import pack_pairs, unpack_pairs
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.operators import (
+from danlu.quantize.operators.operator import (
     ACCELERATOR_SLICE_WEIGHTS,
     Operator,
     as_integers,

@@ -1,121 +1,17 @@
-"""Products with a quantized weight, by the fastest operator that weight and device allow.
+"""int4 weights in groups, on the CPU."""
 
-Few rows (decoding) go to torch's weight-only kernels, which read the codes directly. From
-`DENSE_ROWS` rows on (prefill, training) those kernels lose to a dense product, so the weight is
-dequantized slice by slice, in the cache, and multiplied as usual.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from danlu.config.quantize.scheme import KERNEL_GROUP_SIZES
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.weight import QuantizedWeight
+from danlu.quantize.operators.operator import DENSE_ROWS, SLICE_WEIGHTS, Operator, as_integers
 
-DENSE_ROWS = 16
-SLICE_WEIGHTS = 2**21  # weights dequantized at a time
-FLOAT_SLICE_WEIGHTS = 2**19  # likewise, where that goes through float32
-ACCELERATOR_SLICE_WEIGHTS = 2**25  # large products keep an accelerator busy
 LOW_HALVES = 0x0F0F0F0F0F0F0F0F  # of eight bytes, two codes each
 INT4_ROWS = 64  # outputs must be a multiple of this for the packed 4-bit layout
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-
-
-class Operator(nn.Module, ABC):
-    """Multiplies by a quantized weight kept in its own layout.
-
-    Numbers that are not integers are kept as the integers of the same bits: casting the model to
-    another dtype leaves the weight as it is, and what is written is what was read.
-
-    Attributes:
-        label: what reports call it.
-    """
-
-    label: str
-
-    @abstractmethod
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return x W^T for x [M, in], without gradients."""
-
-    @abstractmethod
-    def quantized(self) -> QuantizedWeight:
-        """Return the weight as codes, scales and whatever else it consists of."""
-
-    def parts(self) -> Iterator[QuantizedWeight]:
-        """Yield the weight as consecutive outputs, each part small enough to be dequantized."""
-        weight = self.quantized()
-        on_cpu = next(self.buffers()).device.type == "cpu"
-        yield from weight.slices(FLOAT_SLICE_WEIGHTS if on_cpu else ACCELERATOR_SLICE_WEIGHTS)
-
-
-class DequantizeOperator(Operator):
-    """Any weight on any device: dequantize, then multiply."""
-
-    label = "dequantize + dense product"
-
-    def __init__(self, weight: QuantizedWeight) -> None:
-        super().__init__()
-        self._plan = weight.with_tensors(
-            {name: torch.empty(0, device="meta") for name in weight.tensors()}
-        )
-        self._dtypes = {name: tensor.dtype for name, tensor in weight.tensors().items()}
-        for name, tensor in weight.tensors().items():
-            self.register_buffer(name, as_integers(tensor))
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return x W^T."""
-        return joined([F.linear(x, part.dequantize(x.dtype)) for part in self.parts()])
-
-    def quantized(self) -> QuantizedWeight:
-        """Return the weight as it was given."""
-        return self._plan.with_tensors(
-            {name: self.get_buffer(name).view(dtype) for name, dtype in self._dtypes.items()}
-        )
-
-
-class Int8RowOperator(Operator):
-    """Symmetric int8 with one scale per output row (`torch._weight_int8pack_mm`)."""
-
-    label = "int8 weight-only kernel (dense product for prefill)"
-
-    def __init__(self, weight: IntegerGrid) -> None:
-        super().__init__()
-        self._dtype = weight.dtype
-        self.register_buffer("codes", weight.codes.contiguous())
-        self.register_buffer("scale_bits", as_integers(weight.scales.flatten()))
-        self.codes: Tensor
-        self.scale_bits: Tensor
-
-    @staticmethod
-    def fits(weight: IntegerGrid) -> bool:
-        """Return whether this operator can hold the weight."""
-        plain = weight.zero_points is None and weight.whole_rows
-        return plain and weight.bits == 8 and weight.codes.device.type == "cpu"
-
-    @property
-    def scales(self) -> Tensor:
-        """One for each output."""
-        return self.scale_bits.view(self._dtype)
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """Return x W^T."""
-        scales = self.scales.to(x.dtype)
-        if x.shape[0] < DENSE_ROWS:
-            return torch._weight_int8pack_mm(x, self.codes, scales)
-        out = x.new_empty(x.shape[0], len(scales))
-        rows = max(1, SLICE_WEIGHTS // self.codes.shape[1])
-        for codes, part in zip(self.codes.split(rows), out.split(rows, dim=1), strict=True):
-            torch.mm(x, codes.to(x.dtype).t(), out=part)
-        return out.mul_(scales)
-
-    def quantized(self) -> IntegerGrid:
-        """Return the weight as codes and scales."""
-        return IntegerGrid(self.codes, self.scales[:, None], None, bits=8)
 
 
 class Int4GroupOperator(Operator):
@@ -213,18 +109,6 @@ class Int4GroupOperator(Operator):
         codes = (self._unpack(bytes_TKn) - 8).transpose(1, 2).flatten(0, 1).contiguous()
         scales, zeros = (part.t().contiguous() for part in scales_GO2.unbind(-1))
         return IntegerGrid(codes, scales, _points(scales, zeros) if self.has_zeros else None, 4)
-
-
-def joined(products: Sequence[Tensor]) -> Tensor:
-    """Return the outputs [..., out] of consecutive parts of a weight."""
-    return products[0] if len(products) == 1 else torch.cat(list(products), dim=-1)
-
-
-def as_integers(tensor: Tensor) -> Tensor:
-    """Return floating-point numbers as the integers of the same bits; integers as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.contiguous().view(INTEGERS[tensor.element_size()])
 
 
 def _layout() -> tuple[int, Tensor | None]:

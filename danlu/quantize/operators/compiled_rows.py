@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from danlu.quantize.grid import IntegerGrid
 from danlu.quantize.linear import QuantizedLinear
-from danlu.quantize.operators import Int8RowOperator
+from danlu.quantize.operators.int8_rows import Int8RowOperator
 
 SHORT_INPUTS = 2048  # the ready-made kernel is faster on longer rows
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from danlu.quantize.codebook import CodeBookWeight, DoubleScales
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.nibbles import ZERO, NibbleGrid
+from danlu.quantize.operators.nibbles import ZERO, NibbleGrid
 from danlu.quantize.weight import QuantizedWeight
 
 Tensors = dict[str, Tensor]

@@ -1,7 +1,7 @@
 """GPTQ: inputs are rounded one after the other, each making good what those before it lost.
 
-Source: arXiv:2210.17323; the mathematics is in `danlu.quantize.curvature`. What is lost is handed
-on from half to half, so that nearly all of the work is large matrix products.
+Source: arXiv:2210.17323; the mathematics is in `danlu.quantize.rounding.curvature`. What is lost is
+handed on from half to half, so that nearly all of the work is large matrix products.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from danlu.config.quantize.gptq import GptqScheme
-from danlu.quantize.curvature import most_active_first, standing_in
 from danlu.quantize.grid import IntegerGrid, regular_groups
-from danlu.quantize.rtn import check_finite, code_range, grid_of, group_inputs
+from danlu.quantize.rounding.curvature import most_active_first, standing_in
+from danlu.quantize.rounding.rtn import check_finite, code_range, grid_of, group_inputs
 
 # Inputs whose groups get their scales at once, from weights as they are best after all that was
 # rounded before. As many as in the published implementation: so codes are the same.

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from danlu.errors import QuantizationError
 from danlu.quantize.activations import DynamicPerToken, InputRounding, StaticPerTensor
-from danlu.quantize.compressed_groups import BITS
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.layouts.compressed_groups import BITS
 from danlu.quantize.weight import QuantizedWeight
 
 VERSION = "0.19.0"

@@ -4,10 +4,11 @@ from functools import cache
 
 import torch
 
-from danlu.quantize.compiled import CompactOperator, can_compile, compiled
-from danlu.quantize.cuda_int4 import Int4TileOperator, int4_kernel_works
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.operators import DequantizeOperator, Int8RowOperator, Operator
+from danlu.quantize.operators.compiled import CompactOperator, can_compile, compiled
+from danlu.quantize.operators.cuda_int4 import Int4TileOperator, int4_kernel_works
+from danlu.quantize.operators.int8_rows import Int8RowOperator
+from danlu.quantize.operators.operator import DequantizeOperator, Operator
 from danlu.quantize.weight import QuantizedWeight
 
 CLOSE = 2e-2  # relative; bfloat16 rounds outputs to 2^-9

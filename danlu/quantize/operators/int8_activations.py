@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.quantize.activations import ExactColumns, InputCodes, InputRounding, IntegerInputs
-from danlu.quantize.choosing import choose_operator
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.operators import Operator, as_integers
+from danlu.quantize.operators.choosing import choose_operator
+from danlu.quantize.operators.operator import Operator, as_integers
 from danlu.quantize.weight import QuantizedWeight
 
 MAX_INPUTS = 2**31 // 2**14 - 1  # a product of two codes is up to 2^14, and int32 holds their sum

@@ -1,13 +1,10 @@
 """The operator of a quantized weight, by what it is and where."""
 
-from danlu.quantize.cuda import choose_cuda_operator
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.operators import (
-    DequantizeOperator,
-    Int4GroupOperator,
-    Int8RowOperator,
-    Operator,
-)
+from danlu.quantize.operators.cuda import choose_cuda_operator
+from danlu.quantize.operators.int4_groups import Int4GroupOperator
+from danlu.quantize.operators.int8_rows import Int8RowOperator
+from danlu.quantize.operators.operator import DequantizeOperator, Operator
 from danlu.quantize.weight import QuantizedWeight
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.rtn import SLICE_WEIGHTS, group_inputs, quantize_rtn
+from danlu.quantize.rounding.rtn import SLICE_WEIGHTS, group_inputs, quantize_rtn
 
 SMALLEST_PART = 1e-4  # of the largest channel, that a channel is taken for at least
 CLIPPED_PARTS = tuple(1 - step / 20 for step in range(10))  # of a group's range that stay

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.quantize.activations import DynamicPerToken, InputRounding
-from danlu.quantize.blockwise import quantize_blockwise
 from danlu.quantize.outliers import OutlierColumns, quantize_int8_rows
-from danlu.quantize.rtn import quantize_rtn
+from danlu.quantize.rounding.blockwise import quantize_blockwise
+from danlu.quantize.rounding.rtn import quantize_rtn
 from danlu.quantize.weight import QuantizedWeight
 
 METHODS: dict[str, Callable[[Tensor, QuantScheme, str], QuantizedWeight]] = {

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danlu.quantize.fusible import Dense, Tensors, dense_function
 from danlu.quantize.grid import IntegerGrid
-from danlu.quantize.nibbles import NibbleGrid
-from danlu.quantize.operators import ACCELERATOR_SLICE_WEIGHTS, DequantizeOperator, joined
+from danlu.quantize.operators.fusible import Dense, Tensors, dense_function
+from danlu.quantize.operators.nibbles import NibbleGrid
+from danlu.quantize.operators.operator import ACCELERATOR_SLICE_WEIGHTS, DequantizeOperator, joined
 from danlu.quantize.weight import QuantizedWeight
 
 FEW_ROWS = 4  # each reads all codes; beyond that a dense product is faster

@@ -1,0 +1,1 @@
+"""Products with quantized weights: one file per layout in memory."""

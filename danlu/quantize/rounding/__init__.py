@@ -1,0 +1,1 @@
+"""From dense weights to codes: rounding to nearest, code books, GPTQ, AWQ."""
