@@ -44,7 +44,13 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` on success, else it is gone."""
+    """Yield a temporary path beside `path`; it replaces `path` on success, else it is gone.
+
+    Raises:
+        OutputError: if `path` cannot be written, or is a device or a pipe, which would be replaced.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(f"The output '{path}' is {_kind(path)}; expected a file. Choose another.")
     temporary = path.with_name(f".{path.name}{PARTIAL}")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +69,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` on success.
 
+    A link stays one: what it points to is written.
+
     Raises:
         OutputError: if `path` exists with content and `replace` is false, or cannot be written.
     """
     refuse_existing(path, replace=replace)
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}{PARTIAL}")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,14 +139,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def refuse_existing(path: Path, *, replace: bool = False) -> None:
-    """Raise `OutputError` if `path` is a file or a folder with content, unless `replace`."""
-    if path.is_file():
-        raise OutputError(f"The output '{path}' is a file; expected a folder that can be made.")
+    """Raise `OutputError` if `path` is no folder, or one with content, unless `replace`."""
+    with output_errors(path):
+        is_there = path.exists()
+    if is_there and not path.is_dir():
+        raise OutputError(
+            f"The output '{path}' is {_kind(path)}; expected a folder that can be made."
+        )
     if not replace and path.is_dir() and any(path.iterdir()):
         raise OutputError(
             f"The output folder '{path}' exists and is not empty. Nothing was overwritten. "
             "Choose another folder, or remove this one."
         )
+
+
+def _kind(path: Path) -> str:
+    return "a file" if path.is_file() else "a device or a pipe"
 
 
 @contextmanager
