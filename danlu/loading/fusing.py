@@ -1,16 +1,22 @@
-"""Projections on one input become one layer while their weights arrive (for inference)."""
+"""Projections on one input become one layer (for inference).
+
+Dense ones do while their weights arrive, quantized ones of a quantized folder afterwards.
+"""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from danlu.errors import QuantizationError
 from danlu.loading.building import LinearFactory
 from danlu.models.decoder import Decoder
-from danlu.nn.linear import Fusable, Linear
+from danlu.nn.linear import Fusable, Linear, LinearLike
+from danlu.quantize.activations import InputRounding
+from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.casting import cast_into
 
 
@@ -84,10 +90,45 @@ class Fusion:
 
     def _fuse(self, block: str, whole: _Arriving) -> None:
         bias = None if whole.bias is None else nn.Parameter(whole.bias)
-        module = cast(Fusable, self._decoder.get_submodule(block))
-        fused = module.fused(self._convert(f"{block}.fused", whole.weight, bias))
-        parent, _, last = block.rpartition(".")
-        setattr(self._decoder.get_submodule(parent), last, fused)
+        _fuse(self._decoder, block, self._convert(f"{block}.fused", whole.weight, bias))
+
+
+def fuse_quantized(decoder: Decoder) -> None:
+    """Make one layer of quantized projections on one input, where they are rounded alike."""
+    for block, module in list(decoder.named_modules()):
+        linears = [getattr(module, member) for member in getattr(module, "fuses", ())]
+        if linears and (whole := _stacked(linears)) is not None:
+            _fuse(decoder, block, whole)
+
+
+def _fuse(decoder: Decoder, block: str, linear: LinearLike) -> None:
+    module = cast(Fusable, decoder.get_submodule(block))
+    parent, _, last = block.rpartition(".")
+    setattr(decoder.get_submodule(parent), last, module.fused(linear))
+
+
+def _stacked(linears: Sequence[nn.Module]) -> QuantizedLinear | None:
+    """Return layers as one, None if they are not all quantized or not in one way."""
+    layers = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    if len(layers) < len(linears) or len(biases) not in (0, len(layers)):
+        return None
+    weights = [layer.quantized() for layer in layers]
+    alike = len({type(weight) for weight in weights}) == 1
+    if not alike or not all(_same(layers[0].inputs, layer.inputs) for layer in layers):
+        return None
+    try:
+        weight = type(weights[0]).stacked(weights)
+    except QuantizationError:
+        return None
+    bias = nn.Parameter(torch.cat(biases)) if biases else None
+    return QuantizedLinear(weight, bias, layers[0].like.dtype, layers[0].inputs)
+
+
+def _same(one: InputRounding | None, other: InputRounding | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.same_as(other)
 
 
 def _fusable(decoder: Decoder) -> Iterator[tuple[str, tuple[str, ...]]]:

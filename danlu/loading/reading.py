@@ -19,6 +19,7 @@ from danlu.loading.building import (
     read_model_config,
     rounding,
 )
+from danlu.loading.fusing import fuse_quantized
 from danlu.loading.quantized import Layers, Quantization, quantization_of, tell_notes
 from danlu.loading.stated import check_configs, check_weights
 from danlu.loading.weight_reader import WeightReader
@@ -84,6 +85,8 @@ def load_decoder(
         ).run()
     if adapter is not None:
         load_adapter(decoder, Path(adapter))
+    elif for_inference and quantization is not None:
+        fuse_quantized(decoder)
     decoder.prepared_for_inference = for_inference
     return decoder.eval()
 
