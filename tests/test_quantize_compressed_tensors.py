@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_cases import case, check_given_back, check_numbers
+from quantized_cases import case, check_given_back, check_numbers, stored_tensors
+from safetensors.torch import save_file
 
 from danlu.errors import QuantizationError
 from danlu.loading import load_decoder
+from danlu.quantize.activations import DynamicPerToken
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.compressed_tensors import FORMAT
 from danlu.quantize.grid import IntegerGrid
@@ -56,6 +58,34 @@ def test_what_is_not_computed_is_told(
         decoder = load_decoder(folder)
     assert "keys and values are kept as they come" in caplog.text
     assert decoder.kv_cache is None
+
+
+def test_a_cache_alone_is_read(tmp_path: Path) -> None:
+    rounded = case("ct-w8a8-kv8")
+    folder = shutil.copytree(case("base-llama"), tmp_path / "model")
+    config = json.loads((rounded / "config.json").read_text())
+    config["quantization_config"] |= {"config_groups": {}, "format": "dense"}
+    (folder / "config.json").write_text(json.dumps(config))
+    scales = {
+        n: t for n, t in stored_tensors(rounded).items() if n.endswith(("k_scale", "v_scale"))
+    }
+    save_file(stored_tensors(folder) | scales, folder / "model.safetensors")
+    found = load_decoder(folder).kv_cache
+    assert found is not None
+    assert found == load_decoder(rounded).kv_cache
+
+
+def test_each_group_of_a_mixed_config_is_stored_in_its_own_form() -> None:
+    codes = torch.randint(-8, 8, (16, 32), generator=torch.Generator().manual_seed(0))
+    few = IntegerGrid(codes.to(torch.int8), torch.rand(16, 4) + 1, None, 4)
+    rows = IntegerGrid(codes.to(torch.int8), torch.rand(16, 1) + 1, None, 8)
+    inputs = {"rows": DynamicPerToken()}
+    told = FORMAT.config_with_inputs({"few": few, "rows": rows}, inputs, [])
+    assert "weight_packed" in FORMAT.encode(few, told)
+    assert "weight" in FORMAT.encode(rows, told)
+    assert FORMAT.fits(few, told)
+    told["config_groups"]["more"] = {"weights": {"num_bits": 8}, "format": PACKED}
+    assert not FORMAT.fits(rows, told)  # which of the two forms it has is not told
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

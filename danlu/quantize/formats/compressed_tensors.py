@@ -21,7 +21,7 @@ from danlu.quantize.activations import InputRounding
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.layouts.bits import WORD_BITS, pack, unpack
-from danlu.quantize.layouts.compressed_cache import cache_notes
+from danlu.quantize.layouts.compressed_cache import cache_notes, reads_cache
 from danlu.quantize.layouts.compressed_groups import (
     activation_problems,
     groups_with_weights,
@@ -61,7 +61,7 @@ class CompressedTensors:
             problems.append("sparse weights")
         if (config.get("transform_config") or {}).get("config_groups"):
             problems.append("rotations at run time (transform_config)")
-        if not groups:
+        if not groups and not reads_cache(config):
             problems.append("no config_groups with weights")
         expected = (
             "integers of 2 to 8 bits, per tensor, channel or group; activations in 8 bits, dynamic "
@@ -122,8 +122,8 @@ class CompressedTensors:
         return IntegerGrid(codes, scales, points, bits, groups)
 
     def fits(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> bool:
-        """Return whether the weight is on a grid as a group of the config tells."""
-        return isinstance(weight, IntegerGrid) and bool(_forms(weight, config))
+        """Return whether the weight is on a grid as a group of the config tells, in one form."""
+        return isinstance(weight, IntegerGrid) and len(_forms(weight, config)) == 1
 
     def encode(self, weight: QuantizedWeight, config: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors of one layer."""
@@ -214,13 +214,14 @@ def _format(group: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _forms(weight: IntegerGrid, config: Mapping[str, Any]) -> set[str]:
-    """Return the forms that groups of such weights are stored in; of two the plain one is used."""
+    """Return the forms that groups of such weights are stored in."""
     forms = set()
     for group in groups_with_weights(config):
         told = group["weights"]
-        bits = told["num_bits"] == weight.bits or _format(group, config) != PACKED
+        # Plain codes are bytes, however few values they take.
+        bits = told["num_bits"] if _format(group, config) == PACKED else torch.int8.itemsize * 8
         zeros = told.get("symmetric", True) == (weight.zero_points is None)
-        if bits and zeros and told.get("strategy") != "tensor":
+        if bits == weight.bits and zeros and told.get("strategy") != "tensor":
             forms.add(_format(group, config))
     return forms
 
