@@ -79,6 +79,8 @@ class LlamaCpp(Engine):
 class BitsAndBytes(Transformers):
     """transformers on weights that bitsandbytes rounds when it loads them."""
 
+    routes = ("generate",)
+
     def __init__(self, path: str, bits: str) -> None:
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

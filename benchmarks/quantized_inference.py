@@ -8,8 +8,8 @@ around each round). Ratios are of each Danlu row to llama.cpp at equal bits, and
 Danlu's own bf16. Interpreters: DANLU_LLAMA_PYTHON, DANLU_BNB_PYTHON; without them those rows are
 not measured.
 
-    python -m benchmarks.quantized_inference [--rounds 5] [--size 0.5b] [--work FOLDER]
-        [--out FILE.md] [--tiny]
+    python -m benchmarks.quantized_inference [--rounds 5] [--new-tokens 48]
+        [--size 0.5b] [--work FOLDER] [--out FILE.md] [--tiny]
 """
 
 import argparse
@@ -153,6 +153,7 @@ def main() -> None:
     add_work_option(parser)
     add_output_options(parser)
     parser.add_argument("--size", choices=[*SIZES], default="0.5b", help="of the model")
+    parser.add_argument("--new-tokens", type=int, default=48, help="written after each prompt")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     options = parser.parse_args()
     size = "tiny" if options.tiny else options.size
@@ -162,7 +163,8 @@ def main() -> None:
         shown_command("benchmarks.quantized_inference", sys.argv[1:]),
         how=__doc__.split("\n\n")[1],
     )
-    lengths = TINY if options.tiny else Lengths(rounds=options.rounds)
+    lengths = Lengths(new_tokens=options.new_tokens, rounds=options.rounds)
+    lengths = TINY if options.tiny else lengths
     sides = sides_of(checkpoint(size, options.work))
     speeds = measure_speeds(sides, lengths, "cpu", 1 << 26 if options.tiny else 1 << 30)
     add_tables(report, f"random Llama {size}", speeds)
