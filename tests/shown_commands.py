@@ -14,6 +14,8 @@ FEW_STEPS = (
     "train.steps=2",
     "train.warmup_steps=0",
     "train.warmup_ratio=null",
+    "train.micro_batch_size=2",
+    "train.global_batch_size=2",
 )
 LITTLE_TEXT = ("--samples", "8", "--max-tokens", "64", "--answers", "2", "--no-speed")
 
@@ -44,7 +46,7 @@ def _with_exit_codes(text: str) -> list[tuple[list[str], int]]:
 def run_shown(text: str, folder: Path) -> list[list[str]]:
     """Run a block in `folder`, which is the working directory.
 
-    Trainings take two steps, quantizations little text.
+    Trainings take two steps of two rows, quantizations little text.
 
     Returns the commands; raises if one of them ends otherwise than shown.
     """
