@@ -7,7 +7,9 @@ import torch
 from checkpoints import HERE, assert_close, expected, tiny_checkpoint, tiny_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from danlu.config.base import Config
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.scheme import PRESETS, QuantScheme
@@ -157,6 +159,12 @@ def test_gradients_flow_through_a_quantized_layer() -> None:
 def test_group_size_that_does_not_divide() -> None:
     with pytest.raises(QuantizationError, match="has 64 inputs, which groups of 48 do not divide"):
         quantize_rtn(weight(), QuantScheme(bits=4, group_size=48))
+
+
+@pytest.mark.parametrize("scheme", [QuantScheme, GptqScheme, AwqScheme])
+def test_groups_of_no_input(scheme: type[Config]) -> None:
+    with pytest.raises(ValidationError, match="group_size is 0; expected a positive number"):
+        scheme.model_validate({"group_size": 0})
 
 
 def test_weights_that_are_not_finite() -> None:

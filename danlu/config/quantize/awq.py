@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.config.base import Config
+from danlu.config.quantize.grouping import GroupSize
 
 
 class AwqScheme(Config):
@@ -14,9 +15,8 @@ class AwqScheme(Config):
         "awq", description="awq: scales inputs and clips weights, as found best on calibration text"
     )
     bits: Literal[4] = Field(4, description="bits per weight")
-    group_size: int | None = Field(
+    group_size: GroupSize | None = Field(
         None,
-        ge=-1,
         description="inputs that share a scale, -1 for a whole row; by default 128, or the larger "
         "of 64 and 32 that divides the inputs of a layer, or a whole row",
     )

@@ -1,11 +1,11 @@
 """GPTQ: weights rounded one input at a time, each error made good by the inputs that follow."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from danlu.config.base import Config
-from danlu.config.quantize.grouping import span_words
+from danlu.config.quantize.grouping import GroupSize, span_words
 
 
 class GptqScheme(Config):
@@ -15,9 +15,8 @@ class GptqScheme(Config):
         "gptq", description="gptq: rounds so that the outputs on calibration text change least"
     )
     bits: Literal[2, 3, 4, 8] = Field(4, description="bits per weight")
-    group_size: int | None = Field(
+    group_size: GroupSize | None = Field(
         None,
-        ge=-1,
         description="inputs that share a scale, -1 for a whole row; by default 128, or the larger "
         "of 64 and 32 that divides the inputs of a layer, or a whole row",
     )
@@ -44,9 +43,3 @@ class GptqScheme(Config):
         order = ", act-order" if self.act_order else ""
         moving = " with moving groups" if self.act_order and not self.static_groups else ""
         return f"{self.method}, {self.bits} bits, {spans}{order}{moving}"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.group_size == 0:
-            raise ValueError("group_size is 0; expected a positive number, or -1 for whole rows")
-        return self

@@ -1,7 +1,20 @@
-"""How many inputs share a scale where a scheme leaves it open: what fits the layer."""
+"""How many inputs share a scale, and what fits a layer where a scheme leaves it open."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 SIZES = (128, 64, 32)  # that kernels read, the usual one of a method and smaller ones
 USUAL = {"rtn": 32, "gptq": 128, "awq": 128}
+
+
+def _at_least_one_input(size: int) -> int:
+    if size == 0:
+        raise ValueError("group_size is 0; expected a positive number, or -1 for whole rows")
+    return size
+
+
+GroupSize = Annotated[int, Field(ge=-1), AfterValidator(_at_least_one_input)]
 
 
 def usual_group_size(method: str, inputs: int) -> int:

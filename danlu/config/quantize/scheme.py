@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from danlu.config.base import Config
-from danlu.config.quantize.grouping import span_words
+from danlu.config.quantize.grouping import GroupSize, span_words
 from danlu.errors import ConfigError, did_you_mean
 
 KERNEL_GROUP_SIZES = (32, 64, 128, 256)
@@ -31,11 +31,10 @@ class QuantScheme(Config):
     bits: Literal[2, 3, 4, 8] = Field(
         4, description="bits per weight; nf4 and fp4 have 4, llm_int8 8"
     )
-    group_size: int | None = Field(
+    group_size: GroupSize | None = Field(
         None,
         description="rtn: inputs that share a scale, -1 for a whole row; by default 32, "
         "and a whole row for 8 bits and where 32 does not divide the inputs",
-        ge=-1,
     )
     symmetric: bool | None = Field(
         None, description="rtn: no zero points; by default true for 8 bits, else false"
@@ -116,8 +115,6 @@ class QuantScheme(Config):
             raise ValueError(
                 f"{self.method} has no {' or '.join(wrong)}; expected among {', '.join(own)}"
             )
-        if self.group_size == 0:
-            raise ValueError("group_size is 0; expected a positive number, or -1 for whole rows")
         if self.bits != BITS.get(self.method, self.bits):
             raise ValueError(f"{self.method} has {BITS[self.method]} bits, not {self.bits}")
         if self.activations and (self.bits, self.group_size, self.symmetric) != (8, -1, True):
