@@ -40,6 +40,7 @@ from danlu.eval.layer_times import LayerTimes
 from danlu.eval.speed import Speed
 from danlu.loading import decoder_from_config, load_decoder, load_tokenizer, save_decoder
 from danlu.models import discover
+from danlu.progress import Silent
 from danlu.quantize.operators.operator import DequantizeOperator
 from danlu.tokenizer import train_bpe
 from danlu.tokenizer.stamp import read_stamp
@@ -258,6 +259,27 @@ def test_text_that_the_model_writes_for_calibration_is_not_what_is_compared(
     assert "(seed 0)" in report.compared_on
 
 
+def test_texts_that_were_kept_are_those_of_one_model_and_seed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    decoder = load_decoder(model)
+    decoder.init_weights(torch.Generator().manual_seed(1))
+    save_decoder(decoder, other)
+    numbers = iter(range(9))
+    monkeypatch.setattr(
+        "danlu.commands.quantize.texts.comparison_batches", lambda *_: [[[next(numbers)] * 8]]
+    )
+
+    def compared(folder: Path, seed: int) -> int:
+        source = Source(folder, None, load_tokenizer(model))
+        run = run_of(folder, tmp_path / "out", seed=seed)
+        return read_texts(run, source, tmp_path, Silent()).rows[0][0]
+
+    asked = [(model, 0), (model, 0), (model, 1), (model, 0), (other, 0)]
+    assert [compared(*each) for each in asked] == [0, 0, 1, 0, 2]
+
+
 # ------------------------------------------------------------ bounds
 
 
@@ -312,6 +334,10 @@ def wrong_model(name: str) -> Callable[[Path, Path], list[object]]:
             lambda tour, out: ["quantize", tour / "model", out, "--data", out / "none.jsonl"],
             "none.jsonl",
         ),
+        (
+            lambda tour, out: ["quantize", tour / "model", out, "--fit", "1B"],
+            "The model does not fit into 1 B",
+        ),
     ],
 )
 def test_what_cannot_be_quantized_leaves_nothing(
@@ -320,7 +346,12 @@ def test_what_cannot_be_quantized_leaves_nothing(
     tiny_tour: Path,
     tmp_path: Path,
     capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def late(*arguments: Any) -> None:
+        raise AssertionError("known before the model is opened to write texts")
+
+    monkeypatch.setattr("danlu.commands.quantize.texts.load_decoder", late)
     assert told in complained(capsys, *arguments(tiny_tour, tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 

@@ -100,19 +100,43 @@ def fit_run(
         DataError: if rows have no tokens, or tokens that the model does not know.
         OutputError: if `work` is of another run or cannot be written.
     """
-    _check(run, rows)
     model = StoredModel(folder, run.family)
-    check_token_rows(rows, model.decoder.vocab_size)
-    layers = layers_of(model, run)
-    budget = budget_of(model, run, [*layers.decided, *layers.open()], layers.decided_bytes())
-    groups = _offered(layers, budget, run.scheme)
+    layers, budget, groups = _weighed(model, run)
+    _check_text(rows, model.decoder.vocab_size)
     with only_run(work):
         WorkFolder(work, _identity(model, groups, rows))
         errors = _measured(model, groups, rows, work, run.device, progress)
     return _fitted(run, layers, budget, groups, errors)
 
 
-def _check(run: QuantizeRun, rows: Sequence[Sequence[int]]) -> None:
+def check_fit(folder: str | Path, run: QuantizeRun) -> None:
+    """Check that a model can be made to fit `run.fit`; nothing is read but names and sizes.
+
+    Raises:
+        QuantizationError: as `fit_run`, but for the text.
+        CheckpointError: if the folder is no checkpoint.
+    """
+    _weighed(StoredModel(folder, run.family), run)
+
+
+def _weighed(model: StoredModel, run: QuantizeRun) -> tuple[FittingLayers, Budget, list[Group]]:
+    """Return the layers, what they may take, and what they may become."""
+    _check(run)
+    layers = layers_of(model, run)
+    budget = budget_of(model, run, [*layers.decided, *layers.open()], layers.decided_bytes())
+    return layers, budget, _offered(layers, budget, run.scheme)
+
+
+def _check_text(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
+    if not rows:
+        raise QuantizationError(
+            "Layers cannot be fitted to a budget: there is no calibration text to measure errors "
+            "on. Expected at least one row."
+        )
+    check_token_rows(rows, vocab_size)
+
+
+def _check(run: QuantizeRun) -> None:
     schemes = [run.scheme, *(override.scheme for override in run.overrides)]
     problems = {
         f"{scheme.method} gives numbers that do not lie in one file with integers of other layers"
@@ -121,12 +145,10 @@ def _check(run: QuantizeRun, rows: Sequence[Sequence[int]]) -> None:
     }
     if run.format not in (None, FORMAT):
         problems.add(f"the format {run.format} holds layers of one kind alone")
-    if not rows:
-        problems.add("there is no calibration text to measure errors on")
     if problems:
         raise QuantizationError(
             f"Layers cannot be fitted to a budget: {'; '.join(sorted(problems))}. Expected "
-            f"{', '.join(METHODS)} alone, the format {FORMAT} (or none said), and rows of text."
+            f"{', '.join(METHODS)} alone, and the format {FORMAT} (or none said)."
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from danlu.calibration.fitting.fit import Fitted
+from danlu.calibration.fitting.fit import Fitted, check_fit
 from danlu.calibration.kv_cache import cache_rounding
 from danlu.calibration.walk import Quantized, planned, quantize_decoder
 from danlu.commands.manifest import write_manifest
@@ -95,6 +95,8 @@ def run_quantize(run: QuantizeRun, progress: Progress | None = None) -> Quantize
         walked = _walked(run, source)
         for note in planned(source.folder, walked).notes:
             log.warning("%s.", note)
+        if run.fit is not None:
+            check_fit(source.folder, walked)
         texts = read_texts(run, source, work, report)
         fitted = fitted_run(walked, texts.watched, work, report)
         applied = walked if fitted is None else fitted.run
@@ -116,13 +118,15 @@ def _work_folder(out: Path) -> Iterator[Path]:
     """
     work = out.with_name(f".{out.name}.work")
     with only_run(work):
+        before = set(work.rglob(FINISHED))
         try:
             yield work
-        except (DanluError, KeyboardInterrupt):
-            if any(work.rglob(FINISHED)):
-                log.info("Finished blocks are kept in '%s': the same run goes on from there.", work)
-            else:
+        except (DanluError, KeyboardInterrupt) as error:
+            finished = set(work.rglob(FINISHED))
+            if not finished:
                 _remove_inside(work)
+            elif finished > before or isinstance(error, KeyboardInterrupt):
+                log.info("Finished blocks are kept in '%s': the same run goes on from there.", work)
             raise
         shutil.rmtree(work, ignore_errors=True)
 

@@ -19,12 +19,14 @@ from danlu.data.calibration import read_calibration
 from danlu.eval.scoring import by_length
 from danlu.files import write_json
 from danlu.loading import load_decoder
+from danlu.loading.adapting import base_fingerprint
+from danlu.loading.blocks import StoredModel
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress
 
 Rows = list[list[int]]
 WRITTEN = "{count} texts that the model wrote itself (seed {seed})"
-COMPARED, WATCHED = "compared", "watched"
+COMPARED, WATCHED, MODEL = "compared", "watched", "model"
 ERROR_ROWS = 16  # enough to measure errors of layers on, where a method watches nothing
 COMPARED_ROWS = 64
 
@@ -78,8 +80,17 @@ class Writer:
         return self._decoder
 
     def keep(self, name: str, write: Callable[[Decoder], list[Rows]]) -> list[Rows]:
-        """Return what was written under a name, or write it now."""
+        """Return what this model wrote under a name, or let it write that now.
+
+        Args:
+            name: of the texts, with everything that decides them but the model.
+            write: them, in batches.
+        """
+        source = self._source
+        model = base_fingerprint(StoredModel(source.folder, source.family).decoder)
         kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        if kept.get(MODEL) != model:
+            kept = {MODEL: model}
         if name not in kept:
             kept[name] = write(self.decoder())
             write_json(self._path, kept)
@@ -94,10 +105,11 @@ def read_texts(run: QuantizeRun, source: Source, work: Path, progress: Progress)
         DataError: if a text cannot be read, or does not fit the tokenizer.
     """
     writer = Writer(source, work, progress)
+    given = _given(run, source)  # before anything is written: errors come at once
     batches = _compared(run, source, writer, progress)
     compared = [row for batch in batches for row in batch]
     written = WRITTEN.format(count=len(compared), seed=run.seed)
-    watched = _watched(run, source, writer, compared, progress)
+    watched = given or _watched(run, source, writer, compared, progress)
     return Texts(batches, run.report.text or written, watched.rows, watched.about, watched.ledger)
 
 
@@ -105,7 +117,8 @@ def _compared(run: QuantizeRun, source: Source, writer: Writer, progress: Progre
     tokenizer, text = source.tokenizer, run.report.text
     if text is None:
         return writer.keep(
-            COMPARED, lambda model: comparison_batches(model, tokenizer, None, progress, run.seed)
+            f"{COMPARED}, seed {run.seed}",
+            lambda model: comparison_batches(model, tokenizer, None, progress, run.seed),
         )
     shape = source.shape()
     if kind_of(DataSource(path=text)) is None:
@@ -124,22 +137,30 @@ class _Watched:
     ledger: Mapping[str, Any] | None = None
 
 
+def _given(run: QuantizeRun, source: Source) -> _Watched | None:
+    """Return the user's calibration rows; None if there are none."""
+    options = run.calibration
+    if options.sources is None:
+        return None
+    found = read_calibration(options, source.tokenizer, run.seed, source.shape().max_text_tokens)
+    paths = ", ".join(each.path for each in options.sources)
+    about = f"{len(found.rows)} rows of {paths}, {found.ledger.kept_tokens:,} tokens"
+    return _Watched(found.rows, about, found.ledger.summary())
+
+
 def _watched(
     run: QuantizeRun, source: Source, writer: Writer, compared: Rows, progress: Progress
 ) -> _Watched:
+    """Return rows to watch activations on where the user gives none."""
     options, tokenizer = run.calibration, source.tokenizer
-    if options.sources is not None:
-        found = read_calibration(options, tokenizer, run.seed, source.shape().max_text_tokens)
-        paths = ", ".join(each.path for each in options.sources)
-        about = f"{len(found.rows)} rows of {paths}, {found.ledger.kept_tokens:,} tokens"
-        return _Watched(found.rows, about, found.ledger.summary())
     if not _needs_text(run):
         rows = compared[:ERROR_ROWS]
         return _Watched(rows, f"none is needed; errors are measured on {len(rows)} compared rows")
     seed = run.seed + 1  # not what is compared on
     sizes = options.samples, options.max_tokens
     [rows] = writer.keep(
-        WATCHED, lambda model: [written_rows(model, tokenizer, progress, *sizes, seed)]
+        f"{WATCHED}, seed {seed}, {sizes[0]} of {sizes[1]} tokens",
+        lambda model: [written_rows(model, tokenizer, progress, *sizes, seed)],
     )
     return _Watched(rows, WRITTEN.format(count=len(rows), seed=seed))
 
