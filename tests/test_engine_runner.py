@@ -12,7 +12,7 @@ from danlu.engine.generator import Generator
 from danlu.engine.runner import StaticBatch
 from danlu.engine.sampling import SamplingParams
 from danlu.engine.sequence import Request
-from danlu.errors import CapacityError
+from danlu.errors import CapacityError, CheckpointError
 from danlu.loading import load_decoder
 
 SMALL = Path(__file__).parent / "golden-small"
@@ -129,3 +129,11 @@ def test_greedy_ids_of_padded_batches_equal_the_original_implementation(family, 
     prompts = [row[mask].tolist() for row, mask in zip(tokens, real, strict=True)]
     batch_ids = expected["batch_greedy_ids"].tolist()
     assert greedy_ids(decoder, prompts, len(batch_ids[0])) == batch_ids
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    decoder = tiny_decoder()
+    decoder.model.norm.weight.data.fill_(float("nan"))
+    request = Request([1, 2], SamplingParams(seed=0), 2, frozenset(), 0)
+    with pytest.raises(CheckpointError, match="logits of the model are not finite"):
+        Generator(decoder).run([request])

@@ -7,6 +7,7 @@ from danlu.engine.runner import PREFILL_TOKENS, StaticBatch
 from danlu.engine.sampler import Sampled, Sampler, make_sampler
 from danlu.engine.sequence import GenerationSequence, Request
 from danlu.engine.text import AnswerText
+from danlu.errors import CheckpointError
 from danlu.models.decoder import Decoder
 from danlu.progress import Progress, Silent, working
 
@@ -86,7 +87,7 @@ class Generator:
         sampler = self._sampler(rows)
         while rows:
             sampled = sampler(logits_BV)
-            kept = _append(rows, sampled)
+            kept = _append(rows, sampled, logits_BV.shape[1])
             yield len(rows) - len(kept)
             tokens_B = sampled.tokens_B
             if len(kept) < len(rows):
@@ -108,10 +109,20 @@ def _rows(
     return [[answers[part.request][index] for index in part.samples] for part in parts]
 
 
-def _append(rows: Sequence[GenerationSequence], sampled: Sampled) -> list[int]:
-    """Give each row its token; return the rows that go on."""
+def _append(rows: Sequence[GenerationSequence], sampled: Sampled, vocab_size: int) -> list[int]:
+    """Give each row its token; return the rows that go on.
+
+    Raises:
+        CheckpointError: if there was none to draw.
+    """
     kept = []
     for row, token in enumerate(sampled.tokens_B.tolist()):
+        if token >= vocab_size:  # behind the last: no sum of probabilities passes a number
+            raise CheckpointError(
+                "The logits of the model are not finite, so no token can be drawn. Expected finite "
+                "weights, and a dtype that they do not overflow in: check the checkpoint, or open "
+                "it in float32."
+            )
         sequence = rows[row]
         report = sampled.logprobs[row] if sampled.logprobs else None
         if report is not None:
