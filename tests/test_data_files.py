@@ -384,3 +384,10 @@ def test_rows_know_their_line_in_every_layout(tmp_path):
     (tmp_path / "rows").write_text(LAYOUTS["csv"], newline="")
     origins = [origin for origin, _ in source_rows(tmp_path / "rows", Problems())]
     assert origins == [f"{tmp_path / 'rows'}:{line}" for line in (2, 4, 5)]
+
+
+def test_bytes_that_are_no_text_are_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_bytes(b"\x9f\xf8,\r\x01\n" * 3)
+    with pytest.raises(DataError, match="is not UTF-8"):
+        list(read_corpus(path))

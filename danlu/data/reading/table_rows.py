@@ -29,7 +29,10 @@ def header_of(path: Path) -> tuple[list[str], str] | None:
     _, first = next(decoded_lines(path, Problems()), (1, ""))
     called = [TABLES[ending] for ending in path.suffixes if ending in TABLES]
     delimiter = max([*called, *DELIMITERS], key=first.count)
-    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    except csv.Error:  # such as a carriage return inside: no text, let alone a table
+        return None
     named = [name for name in names if _COLUMN.fullmatch(name)]
     is_header = len(names) > 1 and names[int(not names[0]) :] == named
     is_header = is_header or (bool(called) and len(names) == len(named) == 1)
