@@ -51,7 +51,7 @@ class Gptq:
         if config.get("is_marlin_format"):
             problems.append("the layout 'marlin'")
         if config.get("bits") not in (None, *BITS):
-            problems.append(f"{config['bits']} bits")
+            problems.append(f"{config['bits']!r} bits")
         if str(config.get("pack_dtype") or "int32").removeprefix("torch.") != "int32":
             problems.append(f"words of {config['pack_dtype']}")
         refuse("GPTQ", problems, "2, 3, 4 or 8 bits in int32, in the layout gptq or gptq_v2")
