@@ -45,6 +45,16 @@ def copied(name: str, folder: Path, **changes: Any) -> Path:
             {"checkpoint_format": "gptq_v2", "format": "gptq_v2"},
             r"says the file format 'gptq_v2'.*as 'gptq' stores.*\"checkpoint_format\": \"gptq\"",
         ),
+        (
+            "gptq-w4g32-v2",
+            {"checkpoint_format": "gptq", "format": "gptq"},
+            r"as 'gptq_v2' stores them, one off.*\"checkpoint_format\": \"gptq_v2\"",
+        ),
+        (
+            "gptq-w4g32-asym",
+            {"checkpoint_format": "gptq_v2", "format": "gptq_v2"},
+            r"as 'gptq' stores them, one off.*\"checkpoint_format\": \"gptq\"",
+        ),
         ("awq-gemm-w4g32", {"group_size": 64}, r"groups of 64.*\"group_size\": 32"),
         (
             "bnb-fp4",

@@ -21,6 +21,7 @@ from danlu.quantize.format import Part, is_integers, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
 from danlu.quantize.layouts.bits import WORD_BITS, pack_stream, unpack_stream
 from danlu.quantize.layouts.gptq_config import gptq_config
+from danlu.quantize.layouts.gptq_version import mean_above_zero_point, stored_less
 from danlu.quantize.layouts.stated import bits_problems, group_problems
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
@@ -76,11 +77,17 @@ class Gptq:
         self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
     ) -> list[str]:
         """Return contradictions about bits, groups, and how zero points are stored."""
-        held = [whole for parts in layers.values() if (whole := _held(parts)) is not None]
+        told = {name: held for name, parts in layers.items() if (held := _held(parts)) is not None}
+        held = list(told.values())
+        means = [
+            mean_above_zero_point(layers[name], points, bits, shape[0])
+            for name, (bits, shape, points) in told.items()
+            if not bool((points == points.flatten()[0]).all())
+        ]
         return [
             *bits_problems(config.get("bits"), [bits for bits, _, _ in held]),
             *group_problems(config.get("group_size"), [shape for _, shape, _ in held]),
-            *_other_version([points for _, _, points in held], config),
+            *_other_version(stored_less([points for _, _, points in held], means), config),
         ]
 
     def parts(self, names: Collection[str]) -> dict[str, Part]:
@@ -159,15 +166,20 @@ def _held(parts: Mapping[str, Tensor]) -> tuple[int, tuple[int, int], Tensor] | 
     return bits, (inputs, num_groups), unpack_stream(parts["qzeros"], bits, outputs)
 
 
-def _other_version(points: Sequence[Tensor], config: Mapping[str, Any]) -> list[str]:
-    """Return the problem of zero points that are all the middle as the other version stores it."""
+def _other_version(found: int | None, config: Mapping[str, Any]) -> list[str]:
+    """Return the problem of zero points that are stored as the other version stores them.
+
+    Args:
+        found: by how much they are stored less, as the weights tell.
+        config: the `quantization_config`.
+    """
     less = _stored_less(config)
-    if not points or not all(bool((stored == less - 1).all()) for stored in points):
+    if found in (None, less):
         return []
     own, other = ("gptq", "gptq_v2") if less else ("gptq_v2", "gptq")
     return [
-        f"it says the file format {_layout(config)!r}, but the zero points of all {len(points)} "
-        f"layers are stored as {other!r} stores those of symmetric weights, one off from {own!r}; "
+        f"it says the file format {_layout(config)!r}, but the zero points of its layers are "
+        f"stored as {other!r} stores them, one off from {own!r}; "
         f'expected "checkpoint_format": "{other}"'
     ]
 
