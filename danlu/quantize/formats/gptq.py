@@ -77,7 +77,7 @@ class Gptq:
         self, layers: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
     ) -> list[str]:
         """Return contradictions about bits, groups, and how zero points are stored."""
-        told = {name: held for name, parts in layers.items() if (held := _held(parts)) is not None}
+        told = {name: whole for name, each in layers.items() if (whole := _held(each)) is not None}
         held = list(told.values())
         means = [
             mean_above_zero_point(layers[name], points, bits, shape[0])
