@@ -12,8 +12,8 @@ from danlu.config.data import DataSource
 from danlu.config.quantize.run import CalibrationData
 from danlu.data.calibration import CalibrationRows, read_calibration
 from danlu.data.unknown_text import UnknownCharacters
-from danlu.errors import DataError
-from danlu.tokenizer import train_bpe
+from danlu.errors import ChatFormatError, DataError
+from danlu.tokenizer import load_tokenizer, train_bpe
 
 LONG = "The furnace is hot and the master waits for the powder to turn white. "
 
@@ -120,6 +120,16 @@ def test_useless_text_is_one_error(tmp_path: Path, rows: list[Any], told: str) -
     tokenizer = train_bpe([LONG] * 9, 300)
     data = CalibrationData(sources=[DataSource(path=str(path))])
     with pytest.raises(DataError, match=f"(?s){told}"):
+        read_calibration(data, tokenizer, 0, 4096)
+
+
+def test_conversations_need_a_template_to_be_written_with(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", {"prompt": LONG, "response": LONG})
+    data = CalibrationData(sources=[DataSource(path=str(path))])
+    tiny_tokenizer().save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(ChatFormatError, match="the model has no chat template to write it with"):
         read_calibration(data, tokenizer, 0, 4096)
 
 

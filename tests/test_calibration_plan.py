@@ -46,3 +46,12 @@ def test_groups_that_divide_nothing_or_not_the_hidden_size_are_an_error(
     folder = checkpoint(tmp_path / "model", intermediate_size=width)
     with pytest.raises(QuantizationError, match=f"which groups of {size} do not divide"):
         planned(folder, run(folder, QuantScheme(bits=4, group_size=size)))
+
+
+def test_a_format_of_one_group_size_is_refused_before_the_work(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", intermediate_size=172)
+    mixed = run(folder, GptqScheme(group_size=32)).model_copy(update={"format": "awq"})
+    with pytest.raises(QuantizationError, match="groups of one size; found 4, 32"):
+        planned(folder, mixed)
+    whole = mixed.model_copy(update={"scheme": GptqScheme(group_size=4)})
+    assert planned(folder, whole).notes == ()

@@ -208,6 +208,11 @@ class _Texts:
     def _ids(self, example: Example) -> list[int]:
         if isinstance(example, Document):
             return [*self._tokenizer.prompt_prefix(), *self._tokenizer.encode(example.text)]
+        if self._tokenizer.chat_format is None:
+            raise ChatFormatError(
+                f"{example.origin} is a conversation, but the model has no chat template to write "
+                'it with. Expected rows of text, as {"text": ...}, or a model with a template.'
+            )
         rendered = self._tokenizer.render_chat(
             _messages(example), example.tools, add_generation_prompt=False
         )

@@ -14,6 +14,8 @@ from danlu.quantize.activations import InputRounding
 from danlu.quantize.weight import QuantizedWeight
 from danlu.weights.rules import Ignore
 
+ONE_GROUP_SIZE = "awq"  # the format whose config has one for all layers
+
 
 class Part(NamedTuple):
     """What a published tensor is to a quantized layer.
@@ -217,6 +219,13 @@ def check_schemes(schemes: Collection[Scheme], name: str | None) -> None:
     lacking = {
         each: [scheme for scheme in schemes if not one.holds(scheme)] for each, one in known.items()
     }
+    sizes = {size for scheme in schemes if (size := getattr(scheme, "group_size", None))}
+    if name == ONE_GROUP_SIZE and len(sizes) > 1 and not lacking[name]:
+        raise QuantizationError(
+            f"{name} holds groups of one size; found {', '.join(map(str, sorted(sizes)))}, as the "
+            "inputs of each layer ask for. Expected a --group-size that divides all of them, or "
+            "the format compressed-tensors."
+        )
     if all(lacking.values()):
         told = [f"{each} lacks {_methods(missing)}" for each, missing in lacking.items()]
         raise QuantizationError(
