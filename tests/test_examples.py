@@ -78,9 +78,11 @@ def test_quantizing_prints_a_line_for_each_width(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "rtn, 8 bits, whole rows",
-        "rtn, 4 bits, groups of 32",
+        "rtn, 4 bits, groups of 32 or what fits",
         "nf4, 4 bits, blocks of 64, double quantization",
         "fp4, 4 bits, blocks of 64, double quantization",
+        "llm_int8, 8 bits, inputs from 6 on exact",
+        "rtn, 8 bits, whole rows, inputs in 8 bits",
     ]
     assert all("top-1 agreement" in line for line in lines)
     assert (out / "int8" / "config.json").exists()
