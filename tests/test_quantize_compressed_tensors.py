@@ -16,6 +16,7 @@ from danlu.quantize.activations import DynamicPerToken
 from danlu.quantize.format import find_format
 from danlu.quantize.formats.compressed_tensors import FORMAT
 from danlu.quantize.grid import IntegerGrid
+from danlu.quantize.layouts.bits import pack
 from danlu.quantize.layouts.compressed_writing import PACKED
 
 CASES = (
@@ -102,6 +103,19 @@ def test_groups_in_any_order(bits: int) -> None:
     assert torch.equal(again.dequantize(), weight.dequantize())
     naive = (codes.float() - points[:, groups]) * weight.scales[:, groups]
     assert torch.equal(weight.dequantize(), naive)
+
+
+def test_words_of_three_bits_are_those_of_the_tool() -> None:
+    """Words of `pack_to_int32` of compressed-tensors 0.19; older ones had gaps."""
+    codes = (torch.arange(43) * 5 % 8 - 4).to(torch.int8)[None]
+    told = config(num_bits=3, strategy="channel")
+    parts = FORMAT.encode(IntegerGrid(codes, torch.ones(1, 1), None, 3), told)
+    words = [[-1468477784, -827819826, 2026809464, -1468477784, 0]]
+    assert parts["weight_packed"].tolist() == words
+    assert torch.equal(FORMAT.decode(parts, told).codes, codes)
+    wide = codes.repeat(1, 8)
+    older = {**parts, "weight_packed": pack(wide, 3), "weight_shape": torch.tensor([1, 344])}
+    assert torch.equal(FORMAT.decode(older, told).codes, wide)
 
 
 def test_plain_integers_with_one_scale_and_zero_points() -> None:

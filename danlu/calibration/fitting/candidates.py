@@ -6,14 +6,13 @@ where a budget leaves no room for those, 3 and 2 bits and 8 for the output head 
 """
 
 from collections.abc import Sequence
-from math import ceil
 
 from torch import Size
 
 from danlu.config.quantize.gptq import GptqScheme
 from danlu.config.quantize.run import Scheme, for_inputs
 from danlu.config.quantize.scheme import QuantScheme
-from danlu.quantize.layouts.bits import WORD_BITS
+from danlu.quantize.layouts.bits import stream_words
 
 Candidate = Scheme | None  # None: left alone
 
@@ -65,9 +64,8 @@ def stored_bytes(shape: Size, candidate: Candidate, itemsize: int) -> int:
     if candidate is None:
         return outputs * inputs * itemsize
     groups = inputs // (group_size(for_inputs(candidate, inputs)) or inputs)
-    per_word = WORD_BITS // candidate.bits
-    words = outputs * ceil(inputs / per_word)
-    zero_words = ceil(outputs / per_word) * groups if _has_zeros(candidate) else 0
+    words = outputs * stream_words(inputs, candidate.bits)
+    zero_words = stream_words(outputs, candidate.bits) * groups if _has_zeros(candidate) else 0
     integers = words + zero_words + (inputs if _reorders(candidate) else 0)
     return 4 * integers + outputs * groups * itemsize + SHAPE_BYTES
 

@@ -1,12 +1,13 @@
 """compressed-tensors: integers as llm-compressor writes them, and vLLM and transformers read them.
 
 Source: the published files of llm-compressor 0.14. Of a layer X with weight [out, in], packed:
-X.weight_packed int32 [out, in / (32 // bits)] along the inputs, lowest bits first, codes +
+X.weight_packed int32 [out, in * bits / 32], a stream along the inputs, lowest bits first, codes +
 2^(bits-1); X.weight_scale [out, G]; X.weight_shape int64 [2]; asymmetric also X.weight_zero_point
-int32 [out / (32 // bits), G], packed along the outputs; X.weight_g_idx int32 [in], the group of
-each input, where columns were quantized by activation. Not packed (W8A8): X.weight int8 [out, in],
+int32 [out * bits / 32, G], a stream along the outputs; X.weight_g_idx int32 [in], the group of each
+input, where columns were quantized by activation. Not packed (W8A8): X.weight int8 [out, in],
 X.weight_scale, X.weight_zero_point int8 [out, G]; where inputs are rounded on one scale also
-X.input_scale [1] and X.input_zero_point int8 [1].
+X.input_scale [1] and X.input_zero_point int8 [1]. In older versions a word held whole codes
+alone, which differs for 3 and 5 to 7 bits; that is read too, where it takes more words.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +21,7 @@ from danlu.errors import QuantizationError
 from danlu.quantize.activations import InputRounding
 from danlu.quantize.format import Part, parts_with, refuse, require
 from danlu.quantize.grid import IntegerGrid, regular_groups
-from danlu.quantize.layouts.bits import WORD_BITS, pack, unpack
+from danlu.quantize.layouts.bits import field_words, pack_stream, stream_words, unpack_either
 from danlu.quantize.layouts.compressed_cache import cache_notes, reads_cache
 from danlu.quantize.layouts.compressed_groups import (
     activation_problems,
@@ -109,9 +110,9 @@ class CompressedTensors:
             packed, scales, shape = require(parts, "weight_packed", "weight_scale", "weight_shape")
             outputs, inputs = (int(size) for size in shape)
             bits = _bits(packed.shape[1], inputs, config)
-            codes, points = unpack(packed, bits, inputs), parts.get("weight_zero_point")
+            codes, points = unpack_either(packed, bits, inputs), parts.get("weight_zero_point")
             if points is not None:
-                points = unpack(points.t(), bits, outputs).t().contiguous()
+                points = unpack_either(points.t(), bits, outputs).t().contiguous()
         outputs, inputs = codes.shape
         scales = scales.reshape(-1, scales.shape[-1] if scales.ndim == 2 else 1)
         groups = _groups_of_inputs(parts.get("weight_g_idx"), inputs, scales.shape[1], config)
@@ -133,12 +134,12 @@ class CompressedTensors:
             parts = {"weight": weight.codes, "weight_scale": weight.scales.contiguous()}
             return parts if points is None else {**parts, "weight_zero_point": points}
         parts = {
-            "weight_packed": pack(weight.codes, weight.bits),
+            "weight_packed": pack_stream(weight.codes, weight.bits),
             "weight_scale": weight.scales.contiguous(),
             "weight_shape": torch.tensor(weight.codes.shape),
         }
         if points is not None:
-            parts["weight_zero_point"] = pack(points.t(), weight.bits).t().contiguous()
+            parts["weight_zero_point"] = pack_stream(points.t(), weight.bits).t().contiguous()
         if weight.groups is not None:
             parts["weight_g_idx"] = weight.groups.to(torch.int32)
         return parts
@@ -241,9 +242,11 @@ def _problems(group: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
 def _bits(words: int, inputs: int, config: Mapping[str, Any]) -> int:
     """Return the bits of a layer: those whose packing gives this many words."""
-    for bits in {group["weights"]["num_bits"] for group in groups_with_weights(config)}:
-        if words == -(-inputs // (WORD_BITS // bits)):
-            return int(bits)
+    told = {group["weights"]["num_bits"] for group in groups_with_weights(config)}
+    for words_of in (stream_words, field_words):
+        for bits in told:
+            if words == words_of(inputs, bits):
+                return int(bits)
     raise QuantizationError(
         f"has {words} words for {inputs} inputs, which fits none of the bit widths in "
         "quantization_config: it is damaged, or config.json is of another checkpoint"

@@ -42,7 +42,7 @@ def pack_stream(codes: Tensor, bits: int) -> Tensor:
         return pack(codes, bits)
     word, shift = _places(codes.shape[1], bits, codes.device)
     unsigned = codes.to(torch.int64) + 2 ** (bits - 1)
-    words = unsigned.new_zeros(len(codes), -(-codes.shape[1] * bits // WORD_BITS) + 1)
+    words = unsigned.new_zeros(len(codes), stream_words(codes.shape[1], bits) + 1)
     words.index_add_(1, word, (unsigned << shift) & (2**WORD_BITS - 1))
     words.index_add_(1, word + 1, unsigned >> (WORD_BITS - shift))
     packed: Tensor = words[:, :-1].to(torch.int32)
@@ -61,6 +61,22 @@ def unpack_stream(words: Tensor, bits: int, count: int) -> Tensor:
         return both.bitwise_and(2**bits - 1)
 
     return _signed(words, bits, count, codes)
+
+
+def unpack_either(words: Tensor, bits: int, count: int) -> Tensor:
+    """Return the codes of a stream, or of fields where there are more words than a stream has."""
+    is_stream = words.shape[1] == stream_words(count, bits)
+    return unpack_stream(words, bits, count) if is_stream else unpack(words, bits, count)
+
+
+def stream_words(count: int, bits: int) -> int:
+    """Return how many words a stream of codes has."""
+    return -(-count * bits // WORD_BITS)
+
+
+def field_words(count: int, bits: int) -> int:
+    """Return how many words the fields of codes have."""
+    return -(-count // (WORD_BITS // bits))
 
 
 def _places(count: int, bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
