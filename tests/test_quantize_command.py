@@ -294,7 +294,9 @@ def test_a_broken_bound_fails_and_marks_the_folder(
     assert "bound broken" in shown.out
     assert "BoundBroken: perplexity changed by +" in shown.err
     assert "Traceback" not in shown.err
-    broken = json.loads((out / "quantization_report.json").read_text())["bounds"]["broken"]
+    told = json.loads((out / "quantization_report.json").read_text())
+    assert any("head is in 2 bits too, which vLLM" in note for note in told["notes"])
+    broken = told["bounds"]["broken"]
     assert len(broken) == 2
     assert all(bound in (out / MARK).read_text() for bound in broken)
     shown_info = printed(capsys, "info", out)

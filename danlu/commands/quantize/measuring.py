@@ -9,6 +9,7 @@ import torch
 
 import danlu
 from danlu.calibration.block import LayerResult
+from danlu.calibration.plan import HEAD
 from danlu.commands.compare import weight_bytes
 from danlu.commands.quantize.answers import answers
 from danlu.commands.quantize.precision import compared_dtype
@@ -27,6 +28,11 @@ from danlu.nn.cache_rounding import CacheRounding
 from danlu.progress import Progress, working
 from danlu.quantize.linear import QuantizedLinear
 from danlu.weights.files import find_weight_files, stream
+
+HEAD_NOTE = (
+    "the output head is in {bits} bits too, which vLLM 0.32 does not open; for it, leave the head "
+    "alone: --head-bits 16"
+)
 
 
 def measure(
@@ -96,6 +102,7 @@ def notes(run: QuantizeRun, source: Source, layers: Sequence[LayerResult]) -> li
     if run.report.text in paths:
         said.append(f"{run.report.text} was calibrated on and compared on: the comparison flatters")
     said += [f"{layer.name}: {note}" for layer in layers for note in layer.notes]
+    said += [HEAD_NOTE.format(bits=layer.bits) for layer in layers if layer.name == HEAD]
     return said
 
 
