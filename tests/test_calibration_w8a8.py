@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import HERE, sequences, tiny_checkpoint, tiny_decoder
+from checkpoints import HERE, expected, golden, sequences, tiny_checkpoint, tiny_decoder
 from quantized_cases import case
 from safetensors.torch import load_file
 from torch import Tensor
@@ -115,6 +115,13 @@ def test_every_kind_of_block_is_smoothed_and_opens_again(family: str, tmp_path: 
     before = {name for name, _ in exact.named_parameters()}
     after = {name for name, _ in found.decoder.named_parameters()}
     assert after <= before  # nothing special is left
+
+
+def test_heads_that_share_values_may_have_any_width(tmp_path: Path) -> None:
+    """36 channels: the last of them are no whole vector, and powers of them round otherwise."""
+    rows = expected(golden("qwen2"))["input_ids"]
+    found = quantized(golden("qwen2"), rows, tmp_path)
+    assert error_of(found.decoder, load_decoder(golden("qwen2")), rows) < 0.1
 
 
 def test_the_folder_holds_nothing_that_was_not_there(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def smooth(
     for group in groups:
         if not heard[group.source].whole.heard_nothing:
             channels = _Channels(block, group, names, heard[group.source], config)
-            scale_I = channels.scale(scheme, config)
+            # Powers of equal numbers differ in the last bit where vectors end.
+            scale_I = agreeing(group, channels.scale(scheme, config))
             stored, decoder = block.stored_dtype, block.decoder
             fold_scale(decoder, group, storable_scale(decoder, group, scale_I, stored, names))
 
