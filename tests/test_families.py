@@ -126,6 +126,10 @@ def test_the_original_layout_of_glm_4_9b() -> None:
     assert decoder_from_config(values).config.position_scheme.theta == 5_000_000.0
 
 
+def test_tokens_that_gptqmodel_writes_into_a_config_are_no_error() -> None:
+    decoder_from_config(config_of("qwen2") | {"bos_token": "<s>", "eos_token": "</s>"})
+
+
 @pytest.mark.parametrize("name", ["bloom", "gpt2", "opt"])
 def test_rotary_settings_that_tools_write_everywhere_are_no_error(name: str) -> None:
     written = {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
