@@ -66,7 +66,9 @@ def load_decoder(
     for bound in broken_bounds(folder):
         log.warning("'%s' was quantized under a bound that it does not keep: %s.", folder, bound)
     decoder = decoder_from_config(values, family_of_folder(folder, values, family))
-    scheme = preset(quantize) if isinstance(quantize, str) else quantize
+    scheme = quantize
+    if scheme is not None and not isinstance(scheme, QuantScheme):
+        scheme = preset(str(scheme))
     quantization = _quantization(folder, values, scheme)
     convert: LinearFactory | None = packed if for_inference else None
     if scheme is not None and not scheme.is_code_book:
