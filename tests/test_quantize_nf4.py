@@ -47,7 +47,7 @@ def test_options_that_do_not_go_together(given: list[str], told: str) -> None:
 def test_an_unknown_preset() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'nf4'"):
         preset("nf5")
-    with pytest.raises(ConfigError, match="no quantization '8'. Expected 'int8'"):
+    with pytest.raises(ConfigError, match=r"no quantization '8'\. Expected 'int8'"):
         load_decoder(golden("qwen2"), quantize=8)  # type: ignore[arg-type]
 
 
