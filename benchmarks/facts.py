@@ -6,6 +6,7 @@ Imports no torch: the parent of measured processes stays small.
 import datetime
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -48,7 +49,7 @@ def shown_command(module: str, arguments: Sequence[str]) -> str:
             skip = name in PRIVATE_OPTIONS and not value
             continue
         kept.append(argument)
-    return " ".join(["python -m", module, *kept])
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def _version(package: str) -> str:

@@ -9,7 +9,7 @@ Danlu's own bf16. Interpreters: DANLU_LLAMA_PYTHON, DANLU_BNB_PYTHON; without th
 not measured.
 
     python -m benchmarks.quantized_inference [--rounds 5] [--new-tokens 48]
-        [--size 0.5b] [--work FOLDER] [--out FILE.md] [--tiny]
+        [--only ENGINE ...] [--size 0.5b] [--work FOLDER] [--out FILE.md] [--tiny]
 """
 
 import argparse
@@ -153,6 +153,7 @@ def main() -> None:
     add_work_option(parser)
     add_output_options(parser)
     parser.add_argument("--size", choices=[*SIZES], default="0.5b", help="of the model")
+    parser.add_argument("--only", nargs="+", metavar="ENGINE", help="beside danlu bf16")
     parser.add_argument("--new-tokens", type=int, default=48, help="written after each prompt")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     options = parser.parse_args()
@@ -166,6 +167,8 @@ def main() -> None:
     lengths = Lengths(new_tokens=options.new_tokens, rounds=options.rounds)
     lengths = TINY if options.tiny else lengths
     sides = sides_of(checkpoint(size, options.work))
+    if options.only:
+        sides = [side for side in sides if side.name in ("danlu bf16", *options.only)]
     speeds = measure_speeds(sides, lengths, "cpu", 1 << 26 if options.tiny else 1 << 30)
     add_tables(report, f"random Llama {size}", speeds)
     publish(report, options)
