@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.continuing import greedy
 from benchmarks.facts import shown_command
 from benchmarks.results import Report, Table, add_output_options, publish
 from danlu.commands.export import export
@@ -117,20 +118,6 @@ def random_checkpoint(case: Case, folder: Path) -> Path:
     return folder
 
 
-@torch.inference_mode()
-def greedy(folder: Path, family: str, prompts: Sequence[Sequence[int]]) -> tuple[Any, float]:
-    """Return the greedy continuations of the source, and the smallest gap."""
-    decoder, gap, answers = load_decoder(folder, family=family), float("inf"), []
-    for prompt in prompts:
-        ids = list(prompt)
-        for _ in range(MAX_TOKENS):
-            best = decoder(torch.tensor([ids]))[0, -1].topk(2)
-            gap = min(gap, float(best.values[0] - best.values[1]))
-            ids.append(int(best.indices[0]))
-        answers.append(ids[len(prompt) :])
-    return answers, gap
-
-
 def in_vllm(python: str, folder: Path, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return what the worker prints for one folder."""
     job = {"folder": str(folder), "prompts": [*prompts], "max_tokens": MAX_TOKENS}
@@ -149,7 +136,7 @@ def compare(case: Case, python: str, work: Path) -> Outcome:
     export(source, work / case.family, "transformers", family=case.family)
     generator = torch.Generator().manual_seed(12)
     prompts = [torch.randint(256, (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
-    ours, gap = greedy(source, case.family, prompts)
+    ours, gap = greedy(load_decoder(source, family=case.family), prompts, MAX_TOKENS)
     result = in_vllm(python, work / case.family, prompts)
     return Outcome(
         case.family, result["architecture"], result["version"], ours, result["token_ids"], gap

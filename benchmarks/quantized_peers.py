@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
+from benchmarks.continuing import greedy
 from benchmarks.facts import ROOT, shown_command
 from benchmarks.results import Report, Table, add_output_options, publish
 from danlu.calibration.walk import quantize_decoder
@@ -267,20 +268,6 @@ def _write_tokenizer(folder: Path, vocab_size: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-@torch.inference_mode()
-def greedy(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], float]:
-    """Return greedy continuations, and the smallest gap."""
-    gap, answers = float("inf"), []
-    for prompt in prompts:
-        ids = list(prompt)
-        for _ in range(MAX_TOKENS):
-            best = decoder(torch.tensor([ids]))[0, -1].topk(2)
-            gap = min(gap, float(best.values[0] - best.values[1]))
-            ids.append(int(best.indices[0]))
-        answers.append(ids[len(prompt) :])
-    return answers, gap
-
-
 def in_tool(case: Case, python: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the worker prints for one folder; logs of the tool stay beside that folder."""
     done = subprocess.run(
@@ -305,7 +292,7 @@ def compare(case: Case, python: str, work: Path) -> Outcome:
     text = written_text(load_decoder(BASE), rows=len(PROMPT_LENGTHS), length=max(PROMPT_LENGTHS))
     prompts = [row[:length] for row, length in zip(text, PROMPT_LENGTHS, strict=True)]
     ids = torch.randint(4, decoder.vocab_size, (2, 16), generator=generator)
-    ours, gap = greedy(decoder, prompts)
+    ours, gap = greedy(decoder, prompts, MAX_TOKENS)
     theirs = work / "logits.safetensors"
     job = {
         "tool": case.peer.tool,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from danlu.config.quantize.run import Override, QuantizeRun, Scheme, for_inputs, summary
+from danlu.config.quantize.run import Override, QuantizeRun, Scheme, for_inputs
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.errors import QuantizationError, bullet_list, did_you_mean
 from danlu.loading.building import scheme_for
@@ -44,7 +44,7 @@ class Plan:
 
     def summaries(self) -> dict[str, str]:
         """Return the scheme of each layer that is rounded, in words."""
-        return {name: summary(scheme) for name, scheme in self._rounded()}
+        return {name: scheme.summary for name, scheme in self._rounded()}
 
     def distinct(self) -> list[Scheme]:
         """Return every scheme that some layer has, once."""
@@ -159,7 +159,7 @@ def _check_whole_tensors(plan: Plan, entries: Mapping[str, Entry]) -> None:
 
 
 def _said(scheme: Scheme | None) -> str:
-    return "left alone" if scheme is None else summary(scheme)
+    return "left alone" if scheme is None else scheme.summary
 
 
 def _with_dividing_groups(plan: Plan, decoder: Decoder) -> Plan:

@@ -9,7 +9,7 @@ from danlu.calibration.fitting.candidates import Candidate
 from danlu.calibration.fitting.fit import NEAR, Choice, Fitted, fit_run
 from danlu.commands.pages.parts import TableData
 from danlu.commands.quantize.charts import percent
-from danlu.config.quantize.run import QuantizeRun, plain, summary
+from danlu.config.quantize.run import QuantizeRun, plain
 from danlu.files import size_text
 from danlu.progress import Progress
 
@@ -97,4 +97,4 @@ def _together(layers: tuple[str, ...]) -> str:
 
 
 def _said(scheme: Candidate) -> str:
-    return "left alone" if scheme is None else summary(scheme)
+    return "left alone" if scheme is None else scheme.summary

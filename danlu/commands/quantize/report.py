@@ -11,7 +11,7 @@ from danlu.commands.compare import comparison_rows, speed_rows
 from danlu.commands.quantize.answers import Answers
 from danlu.commands.quantize.fitting import fit_rows, fit_values
 from danlu.commands.quantize.speed import Served, layer_values, reasons
-from danlu.config.quantize.run import QuantizeRun, Scheme, summary
+from danlu.config.quantize.run import QuantizeRun, Scheme
 from danlu.eval.compare import Comparison
 from danlu.eval.speed import Speed
 from danlu.files import size_text
@@ -87,7 +87,7 @@ class QuantizeReport(Measured):
     @property
     def scheme_text(self) -> str:
         """How weights were rounded, in words."""
-        return summary(self.scheme) if self.fitted is None else "what fits, layer by layer"
+        return self.scheme.summary if self.fitted is None else "what fits, layer by layer"
 
     @property
     def original_speed(self) -> Speed | None:

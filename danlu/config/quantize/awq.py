@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.config.base import Config
-from danlu.config.quantize.grouping import GroupSize
+from danlu.config.quantize.grouping import GroupSize, span_words
 
 
 class AwqScheme(Config):
@@ -23,3 +23,8 @@ class AwqScheme(Config):
     symmetric: bool = Field(False, description="no zero points")
     scale_steps: int = Field(20, ge=1, description="exponents tried for the scales, from 0 to 1")
     clip: bool = Field(True, description="also search how far large weights are clipped")
+
+    @property
+    def summary(self) -> str:
+        """The scheme in words."""
+        return f"{self.method}, {self.bits} bits, {span_words(self.method, self.group_size)}"

@@ -41,5 +41,4 @@ class GptqScheme(Config):
         """The scheme in words."""
         spans = span_words(self.method, self.group_size)
         order = ", act-order" if self.act_order else ""
-        moving = " with moving groups" if self.act_order and not self.static_groups else ""
-        return f"{self.method}, {self.bits} bits, {spans}{order}{moving}"
+        return f"{self.method}, {self.bits} bits, {spans}{order}"

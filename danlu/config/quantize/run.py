@@ -8,7 +8,7 @@ from danlu.config.base import Config, Seed, by_method
 from danlu.config.data import Sources
 from danlu.config.quantize.awq import AwqScheme
 from danlu.config.quantize.gptq import GptqScheme
-from danlu.config.quantize.grouping import USUAL, span_words, usual_group_size
+from danlu.config.quantize.grouping import USUAL, usual_group_size
 from danlu.config.quantize.kv_cache import KvCacheScheme
 from danlu.config.quantize.scheme import QuantScheme
 from danlu.config.quantize.w8a8 import W8A8Scheme
@@ -116,15 +116,3 @@ def for_inputs(scheme: Scheme, inputs: int) -> Scheme:
     if scheme.method not in USUAL or getattr(scheme, "group_size", None) is not None:
         return scheme
     return scheme.model_copy(update={"group_size": usual_group_size(scheme.method, inputs)})
-
-
-def summary(scheme: Scheme) -> str:
-    """Return a scheme in words."""
-    if isinstance(scheme, QuantScheme):
-        return scheme.summary
-    if isinstance(scheme, W8A8Scheme):
-        made = [name for name in ("smooth", "shift") if getattr(scheme, name) is not None]
-        return ", ".join(["w8a8", f"{scheme.activations} activations", *made])
-    spans = span_words(scheme.method, scheme.group_size)
-    order = ", act-order" if isinstance(scheme, GptqScheme) and scheme.act_order else ""
-    return f"{scheme.method}, {scheme.bits} bits, {spans}{order}"

@@ -96,6 +96,5 @@ class W8A8Scheme(Config):
     @property
     def summary(self) -> str:
         """The scheme in words."""
-        smoothed = [] if self.smooth is None else ["smoothed"]
-        shifted = [] if self.shift is None else ["shifted"]
-        return ", ".join([f"w8a8, {self.activations} activations", *shifted, *smoothed])
+        made = [name for name in ("smooth", "shift") if getattr(self, name) is not None]
+        return ", ".join([f"w8a8, {self.activations} activations", *made])
